@@ -1,0 +1,1 @@
+"""Machine unlearning in JAX."""
