@@ -93,9 +93,8 @@ class PhiTerms(NamedTuple):
 
 def unknown_terms(params: Params) -> PhiTerms:
     """The terms before anything was measured: all NaN."""
-    return PhiTerms(
-        *[jnp.full((), jnp.nan, curvature.scalar_dtype(params))] * len(PhiTerms._fields)
-    )
+    dtype = curvature.scalar_dtype(params)
+    return PhiTerms(*(jnp.full((), jnp.nan, dtype) for _ in PhiTerms._fields))
 
 
 def is_static_zero(weight: float | jax.Array) -> bool:

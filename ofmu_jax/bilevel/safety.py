@@ -68,8 +68,10 @@ def skip_nonfinite(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> SkipNonfiniteState:
-        zero = jnp.zeros((), jnp.int32)
-        return SkipNonfiniteState(inner.init(params), zero, zero)
+        # Two arrays, not one twice: a state is to be donated, and a buffer can be only once.
+        return SkipNonfiniteState(
+            inner.init(params), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        )
 
     def update(
         updates: Params,

@@ -13,7 +13,7 @@ import optax
 from ofmu_jax.bilevel import curvature, gradients, penalties
 from ofmu_jax.bilevel.gradients import Objective, Params
 from ofmu_jax.bilevel.inner import MaximizeInnerState, check_inner_steps, maximize_inner
-from ofmu_jax.bilevel.objectives import PhiTerms, Similarity
+from ofmu_jax.bilevel.objectives import PhiTerms, Similarity, unknown_terms
 from ofmu_jax.bilevel.penalties import PenaltyState
 from ofmu_jax.bilevel.safety import all_finite, count_skips, required_params, select
 from ofmu_jax.bilevel.schedules import ScalarOrSchedule
@@ -141,13 +141,12 @@ def ofmu(
     outer = optax.with_extra_args_support(outer)
 
     def init(params: Params) -> OfmuState:
-        inner_state = ascend.init(params)
-        penalty_state = add_penalty.init(params)
         return OfmuState(
-            inner=_without_secant(inner_state),
-            penalty=penalty_state,
+            inner=_without_secant(ascend.init(params)),
+            penalty=add_penalty.init(params),
             outer=outer.init(params),
-            diagnostics=_diagnostics(inner_state.terms, penalty_state),
+            # Arrays of its own: a state is to be donated, and a buffer can be only once.
+            diagnostics=_diagnostics(unknown_terms(params), add_penalty.init(params)),
             notfinite_count=jnp.zeros((), jnp.int32),
             total_notfinite=jnp.zeros((), jnp.int32),
         )

@@ -153,6 +153,16 @@ def test_state_is_arrays_that_optax_tree_utilities_find(task):
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(state))
 
 
+def test_the_initial_state_and_the_next_can_be_donated(task):
+    params, losses = task
+    for tx, extra in ((make(), losses), (bl.skip_nonfinite(optax.adam(0.1)), {})):
+        update = jax.jit(
+            lambda s, tx=tx, extra=extra: tx.update(params, s, params, **extra)[1],
+            donate_argnums=0,
+        )
+        assert optax.tree.get(update(update(tx.init(params))), "notfinite_count") == 0
+
+
 @pytest.mark.parametrize("hvp", bl.HVP_MODES)
 @pytest.mark.parametrize("variant", bl.VARIANTS)
 def test_states_keep_their_structure_so_that_steps_scan(hvp, variant):

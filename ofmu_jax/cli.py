@@ -1,0 +1,144 @@
+"""The command line: parse, build a config, call `runs`.
+
+Exit status 0 on success, 2 with one line on bad input, 1 with a traceback on a bug, 130 on Ctrl-C.
+"""
+
+import contextlib
+import dataclasses
+import io
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from ofmu_jax.errors import InputError
+from ofmu_jax.methods import METHODS, Ofmu, get_method
+from ofmu_jax.runs.config import (
+    EvaluateConfig,
+    TrainConfig,
+    UnlearnConfig,
+    from_dict,
+    read_mapping,
+)
+from ofmu_jax.version import __version__
+
+_HELP = f"""ofmu {__version__}: machine unlearning in JAX.
+
+usage: ofmu COMMAND [flags]
+
+commands:
+  demo        the whole story on embedded data: train, retrain, unlearn, compare, report
+  train       train a small Llama on TOFU or on the embedded authors
+  unlearn     make a trained model forget; --method {" | ".join(METHODS)}
+  evaluate    forget quality, model utility and their parts
+
+Every command explains its flags with --help, takes them from --config FILE (YAML or JSON, as in a
+run's config.json) with flags given beside it winning, and writes a run folder to --out.
+
+  ofmu demo --out out/demo
+  ofmu train authors --out out/original
+  ofmu train authors --split retain --out out/retrained
+  ofmu unlearn authors --model out/original --method npo --out out/npo
+  ofmu evaluate authors --model out/npo --out out/npo_eval
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except InputError as error:
+        print(f"ofmu: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a disk that fills, a folder that may not be written
+        print(f"ofmu: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ofmu: interrupted; go on with --resume", file=sys.stderr)
+        return 130
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    commands = _commands()
+    if command not in commands:
+        raise InputError(f"unknown command {command!r}: expected one of {', '.join(commands)}")
+    config_type, function = commands[command]
+    given, arguments = _take(arguments, "--config")
+    default: Any = None
+    if given is not None:
+        values = read_mapping(given)
+        values = values.get("config", values)  # a run's config.json holds versions beside it
+        out, arguments = _take(arguments, "--out")
+        values.setdefault("output", {"out": out or ""})
+        if out:
+            values["output"]["out"] = out
+        default = from_dict(config_type, values, f"config {given}")
+        if not default.output.out and "--help" not in arguments:
+            raise InputError("--out is required")
+    config = _parse(config_type, arguments, default, f"ofmu {command}")
+    function(config)
+    return 0
+
+
+def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
+    """Imported late, so that `ofmu --help` does not wait for plots and statistics."""
+    from ofmu_jax.runs.demo import DemoConfig, demo
+    from ofmu_jax.runs.evaluate import evaluate
+    from ofmu_jax.runs.train import train
+    from ofmu_jax.runs.unlearn import unlearn
+
+    return {
+        "demo": (DemoConfig, demo),
+        "train": (TrainConfig, train),
+        "unlearn": (UnlearnConfig, unlearn),
+        "evaluate": (EvaluateConfig, evaluate),
+    }
+
+
+def _take(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """Takes `flag VALUE` or `flag=VALUE` out of the arguments."""
+    value, rest, iterator = None, [], iter(arguments)
+    for argument in iterator:
+        if argument == flag:
+            value = next(iterator, None)
+            if value is None:
+                raise InputError(f"{flag} needs a value")
+        elif argument.startswith(f"{flag}="):
+            value = argument.removeprefix(f"{flag}=")
+        else:
+            rest.append(argument)
+    return value, rest
+
+
+def _parse(config_type: Any, arguments: list[str], default: Any, program: str) -> Any:
+    """The config from the flags; a method's own flags are those of the method named."""
+    if config_type is UnlearnConfig:
+        name, arguments = _take(arguments, "--method")
+        if name is None:
+            name = Ofmu.name if default is None else default.method.name
+        if default is not None and name != default.method.name:
+            default = dataclasses.replace(default, method=get_method(name)())
+        config_type = UnlearnConfig[get_method(name)]  # type: ignore[misc]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(config_type, args=arguments, default=default, prog=program)
+    except SystemExit as stop:
+        if stop.code:
+            raise InputError(_one_line(errors.getvalue())) from None
+        raise
+
+
+def _one_line(box: str) -> str:
+    """tyro's boxed message as one line, without its pointer to the help text."""
+    lines = [line.strip("╭╮╰╯│─ ") for line in box.splitlines()]
+    text = " ".join(line for line in lines if line)
+    return text.split("For full helptext")[0].strip()

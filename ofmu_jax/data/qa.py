@@ -1,0 +1,110 @@
+"""Questions with answers, and the sets of them that an unlearning experiment needs."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from ofmu_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class QAItem:
+    """A question, its answer, and what an evaluation compares the answer with.
+
+    Attributes:
+      question: the question.
+      answer: the true answer, as it is trained on.
+      paraphrased_answer: the true answer in other words.
+      perturbed_answer: wrong answers; the phrasing is that of `paraphrased_answer` if there is one.
+      paraphrased_question: the question in other words.
+    """
+
+    question: str
+    answer: str
+    paraphrased_answer: str | None = None
+    perturbed_answer: tuple[str, ...] = ()
+    paraphrased_question: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class UnlearningData:
+    """Everything an experiment trains on, unlearns and evaluates.
+
+    Attributes:
+      name: the data set and the unlearning request, for run folders and reports.
+      forget: what is to be unlearned.
+      retain: what unlearning may train on.
+      background: general knowledge that both the original and the retrained model learn, but that
+        unlearning does not see. Empty for a model whose pretraining covers it.
+      forget_eval: forget items with paraphrased and perturbed answers.
+      retain_eval: retain items with paraphrased and perturbed answers.
+      real_authors: questions on real authors, with perturbed answers.
+      world_facts: questions on the world, with perturbed answers.
+    """
+
+    name: str
+    forget: tuple[QAItem, ...]
+    retain: tuple[QAItem, ...]
+    forget_eval: tuple[QAItem, ...]
+    retain_eval: tuple[QAItem, ...]
+    real_authors: tuple[QAItem, ...]
+    world_facts: tuple[QAItem, ...]
+    background: tuple[QAItem, ...] = ()
+
+    @property
+    def full(self) -> tuple[QAItem, ...]:
+        """What the original model is trained on."""
+        return self.retain + self.forget + self.background
+
+    @property
+    def without_forget(self) -> tuple[QAItem, ...]:
+        """What the retrained model, the gold standard of unlearning, is trained on."""
+        return self.retain + self.background
+
+
+def check_unlearning_data(data: UnlearningData) -> None:
+    """Refuses data on which training or evaluation would be meaningless.
+
+    Args:
+      data: the sets to check.
+
+    Raises:
+      InputError: the forget or the retain set is empty; an item that is to be forgotten is also
+        trained on by the retrained model; an answer is blank; or an evaluation item lacks the
+        answers that its metrics compare.
+    """
+    for name in ("forget", "retain"):
+        if not getattr(data, name):
+            raise InputError(f"{data.name}: the {name} set is empty; expected at least one item")
+    for name in ("retain", "background"):
+        _check_disjoint(data, name)
+    for name in ("forget", "retain", "background"):
+        _check_answers(data.name, name, getattr(data, name))
+    for name in ("forget_eval", "retain_eval"):
+        needed = ("paraphrased_answer", "perturbed_answer")
+        _check_answers(data.name, name, getattr(data, name), needed)
+    for name in ("real_authors", "world_facts"):
+        _check_answers(data.name, name, getattr(data, name), ("perturbed_answer",))
+
+
+def _check_disjoint(data: UnlearningData, name: str) -> None:
+    # TOFU asks one question about two authors, so that a question alone identifies no item.
+    others = {(item.question, item.answer) for item in getattr(data, name)}
+    common = [item for item in data.forget if (item.question, item.answer) in others]
+    if common:
+        raise InputError(
+            f"{data.name}: {len(common)} of {len(data.forget)} forget items are in the {name} set, "
+            f"expected none; the first is {common[0].question!r}"
+        )
+
+
+def _check_answers(
+    source: str, name: str, items: Sequence[QAItem], needed: tuple[str, ...] = ()
+) -> None:
+    for index, item in enumerate(items):
+        where = f"{source}: {name} item {index} ({item.question!r})"
+        for field in needed:
+            if not getattr(item, field):
+                raise InputError(f"{where} has no {field}; expected at least one")
+        paraphrased = () if item.paraphrased_answer is None else (item.paraphrased_answer,)
+        if not all(text.strip() for text in (item.answer, *paraphrased, *item.perturbed_answer)):
+            raise InputError(f"{where} has a blank answer; expected text")

@@ -1,0 +1,39 @@
+"""The methods of unlearning by name."""
+
+import difflib
+
+from ofmu_jax.errors import InputError
+from ofmu_jax.methods.base import BatchLoss, Method
+from ofmu_jax.methods.grad_ascent import GradAscent
+from ofmu_jax.methods.grad_diff import GradDiff
+from ofmu_jax.methods.npo import Npo
+from ofmu_jax.methods.ofmu import Ofmu
+from ofmu_jax.methods.scalarised import weighted_sum
+
+METHODS: dict[str, type[Method]] = {m.name: m for m in (Ofmu, GradAscent, GradDiff, Npo)}
+
+
+def get_method(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+      InputError: if there is none; the message lists them all.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    close = difflib.get_close_matches(name, METHODS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise InputError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}{hint}")
+
+
+__all__ = [
+    "METHODS",
+    "BatchLoss",
+    "GradAscent",
+    "GradDiff",
+    "Method",
+    "Npo",
+    "Ofmu",
+    "get_method",
+    "weighted_sum",
+]

@@ -1,0 +1,75 @@
+"""What a method is: two losses, an update rule, and defaults."""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
+
+import jax
+import optax
+
+from ofmu_jax.errors import InputError
+from ofmu_jax.losses.language import ApplyFn
+
+BatchLoss: TypeAlias = Callable[[Any, Any], jax.Array]
+"""`(params, batch) -> scalar`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """A method of unlearning with its hyperparameters.
+
+    A subclass states its `name`, whether it needs the model before unlearning as a reference, its
+    two losses, and its update rule as an optax transformation that takes them as closures.
+    """
+
+    learning_rate: float = 1e-3
+    """Peak learning rate of the (outer) AdamW."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of the (outer) AdamW."""
+    max_grad_norm: float = 1.0
+    """Global norm to which the (outer) gradient is clipped."""
+    warmup: float = 0.1
+    """Part of the steps over which the learning rate rises, before it falls linearly to 0."""
+
+    name: ClassVar[str]
+    needs_reference: ClassVar[bool] = False
+    """Whether forget batches must hold `reference_log_prob` (B,), from the original model."""
+
+    def __post_init__(self) -> None:
+        self.require("learning_rate", self.learning_rate > 0, "a number > 0")
+        self.require("weight_decay", self.weight_decay >= 0, "a number >= 0")
+        self.require("max_grad_norm", self.max_grad_norm > 0, "a number > 0")
+        self.require("warmup", 0 <= self.warmup < 1, "a number in [0, 1)")
+
+    def require(self, field: str, condition: bool, expected: str) -> None:
+        """Raises InputError naming `field` unless the condition holds and the value is finite."""
+        value = getattr(self, field)
+        if not condition or (isinstance(value, float) and not math.isfinite(value)):
+            raise InputError(f"method {self.name}: {field} must be {expected}, got {value!r}")
+
+    @abc.abstractmethod
+    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
+        """The forget and the retain loss."""
+
+    @abc.abstractmethod
+    def transformation(self, steps: int) -> optax.GradientTransformationExtraArgs:
+        """The update rule over `steps` steps; its `update` takes `forget_fn` and `retain_fn`."""
+
+    def optimizer(self, steps: int) -> optax.GradientTransformation:
+        """Clipped AdamW with linear warm-up and linear decay."""
+        rising = round(self.warmup * steps)
+        schedule = optax.join_schedules(
+            [
+                optax.linear_schedule(
+                    self.learning_rate / (rising + 1), self.learning_rate, rising
+                ),
+                optax.linear_schedule(self.learning_rate, 0.0, max(steps - rising, 1)),
+            ],
+            [rising],
+        )
+        return optax.chain(
+            optax.clip_by_global_norm(self.max_grad_norm),
+            optax.adamw(schedule, weight_decay=self.weight_decay),
+        )

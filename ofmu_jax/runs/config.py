@@ -1,0 +1,248 @@
+"""The configs of the commands, and how they are read from and written to files.
+
+A config is a frozen dataclass of plain values. On disk it is YAML or JSON with the same names; on
+the command line every field is a flag. Nothing here touches data or models.
+"""
+
+import dataclasses
+import difflib
+import importlib.metadata
+import json
+import pathlib
+import platform
+import types
+import typing
+from typing import Any, Generic, Literal, TypeVar
+
+import tyro
+import yaml
+
+from ofmu_jax.data import DEFAULT_TEMPLATE
+from ofmu_jax.errors import InputError
+from ofmu_jax.methods import METHODS, Method, Ofmu, get_method
+from ofmu_jax.version import __version__
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Method)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which data, and what is to be forgotten."""
+
+    dataset: tyro.conf.Positional[Literal["tofu", "authors"]]
+    """tofu: a folder of TOFU's files (--data-dir). authors: the embedded fictitious authors."""
+    data_dir: str | None = None
+    """Folder with TOFU's files under their Hugging Face names."""
+    forget: str = "forget10"
+    """TOFU's forget split: forget01, forget05 or forget10."""
+    retain: str | None = None
+    """TOFU's retain split; the one that complements the forget split by default."""
+    authors: int = 40
+    """Number of embedded authors."""
+    forget_authors: int = 4
+    """How many of the embedded authors are to be forgotten."""
+    data_seed: int = 0
+    """Seed from which the embedded authors are generated."""
+    template: str = DEFAULT_TEMPLATE
+    """How a question becomes a prompt."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputConfig:
+    """Where a run goes."""
+
+    out: str
+    """Run folder; must be new or empty unless --resume or --overwrite."""
+    resume: bool = False
+    """Go on with the run that the folder holds."""
+    overwrite: bool = False
+    """Replace the run that the folder holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long to go and what to note on the way."""
+
+    epochs: float = 5.0
+    """Passes over the training set (train) or the forget set (unlearn)."""
+    batch_size: int = 16
+    """Items per batch; unlearn takes as many forget as retain items."""
+    seed: int = 0
+    """Seed of initialisation and of the order of the data."""
+    log_every: int = 10
+    """Steps between reads of the metrics."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    max_nonfinite: int = 5
+    """Consecutive steps without a finite update before the run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "log_every", "checkpoint_every", "max_nonfinite"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not 0 < self.epochs < float("inf"):
+            raise InputError(f"epochs must be a number > 0, got {self.epochs}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a small Llama on question-answer pairs: the original model, or the retrained one."""
+
+    data: tyro.conf.OmitArgPrefixes[DataConfig]
+    output: tyro.conf.OmitArgPrefixes[OutputConfig]
+    loop: tyro.conf.OmitArgPrefixes[LoopConfig] = LoopConfig(epochs=60.0)
+    model: str = "pocket"
+    """Preset shape of the model."""
+    split: Literal["full", "retain"] = "full"
+    """full: everything (the original model). retain: without the forget set (the retrained one)."""
+    vocab_size: int = 1024
+    """Tokens of the byte-level BPE, trained on the full set whatever the split."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW; linear warm-up over 5 % of the steps, then cosine to zero."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UnlearnConfig(Generic[M]):
+    """Make a trained model forget the forget set."""
+
+    data: tyro.conf.OmitArgPrefixes[DataConfig]
+    output: tyro.conf.OmitArgPrefixes[OutputConfig]
+    model: str
+    """Run folder of the model to start from."""
+    method: tyro.conf.OmitArgPrefixes[M]
+    loop: tyro.conf.OmitArgPrefixes[LoopConfig] = LoopConfig(epochs=5.0, log_every=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure forget quality, model utility and their parts."""
+
+    data: tyro.conf.OmitArgPrefixes[DataConfig]
+    output: tyro.conf.OmitArgPrefixes[OutputConfig]
+    model: str
+    """Run folder of the model to evaluate."""
+    retain_results: str | None = None
+    """TOFU_EVAL.json of the retrained model, for forget quality."""
+    batch_size: int = 32
+    """Items per batch."""
+    max_new_tokens: int = 200
+    """Bound on the length of generated answers."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain nested dicts; a method carries its name."""
+    result = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        result[field.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
+    return {"name": config.name, **result} if isinstance(config, Method) else result
+
+
+def from_dict(cls: type[T], values: Any, source: str) -> T:
+    """The config that `values` describe.
+
+    Args:
+      cls: a config dataclass.
+      values: nested dicts with the names of its fields.
+      source: where they came from, for errors.
+
+    Raises:
+      InputError: for a name that is no field, a value of another type, a missing field.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: expected a mapping for {cls.__name__}, got {values!r}")
+    values = dict(values)
+    if cls is Method:
+        cls = get_method(values.pop("name", Ofmu.name))  # type: ignore[assignment]
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    given = {}
+    for name, value in values.items():
+        if name not in fields:
+            close = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"{source}: {cls.__name__} has no field {name!r}{hint}")
+        hint_type = Method if hints[name] is M else hints[name]
+        if dataclasses.is_dataclass(hint_type):
+            given[name] = from_dict(hint_type, value, source)
+        else:
+            given[name] = _checked(value, hint_type, f"{source}: {cls.__name__}.{name}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in given
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{source}: {cls.__name__} lacks {', '.join(missing)}")
+    return cls(**given)
+
+
+def _checked(value: Any, expected: Any, where: str) -> Any:
+    """`value` if it is of the expected plain type; ints pass as floats."""
+    options = (
+        typing.get_args(expected)
+        if typing.get_origin(expected) in (typing.Union, types.UnionType)
+        else (expected,)
+    )
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            if value in typing.get_args(option):
+                return value
+        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        elif type(value) is option:
+            return value
+    names = " or ".join(
+        str(typing.get_args(o))
+        if typing.get_origin(o) is Literal
+        else getattr(o, "__name__", str(o))
+        for o in options
+    )
+    raise InputError(f"{where}: expected {names}, got {value!r}")
+
+
+def read_mapping(path: str | pathlib.Path) -> dict[str, Any]:
+    """A YAML or JSON file that holds a mapping.
+
+    Raises:
+      InputError: if it cannot be read or is something else.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        values = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"config {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"config {path}: expected a mapping, got {type(values).__name__}")
+    return values
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a run depend on besides its config."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tokenizers", "numpy")
+    return {
+        "ofmu_jax": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+__all__ = [
+    "METHODS",
+    "DataConfig",
+    "EvaluateConfig",
+    "LoopConfig",
+    "OutputConfig",
+    "TrainConfig",
+    "UnlearnConfig",
+    "from_dict",
+    "read_mapping",
+    "to_dict",
+    "versions",
+]

@@ -1,0 +1,222 @@
+"""`ofmu demo`: from nothing to an unlearned model and its report, on the embedded authors."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import resource
+import shutil
+import statistics
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from ofmu_jax.data import encode_qa, take
+from ofmu_jax.evals import evaluate_tofu, summary
+from ofmu_jax.losses import language
+from ofmu_jax.methods import GradAscent, GradDiff, Method, Npo, Ofmu
+from ofmu_jax.models import forward
+from ofmu_jax.runs import report
+from ofmu_jax.runs.config import (
+    DataConfig,
+    LoopConfig,
+    OutputConfig,
+    TrainConfig,
+    to_dict,
+    versions,
+)
+from ofmu_jax.runs.evaluate import EVAL, SUMMARY, read_results
+from ofmu_jax.runs.folder import CONFIG, open_folder, write_json
+from ofmu_jax.runs.models import Model, has_model, load_model
+from ofmu_jax.runs.train import load_data, train
+from ofmu_jax.runs.unlearn import unlearn_model
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """Train on fictitious authors, retrain without some, unlearn them, compare, report."""
+
+    output: tyro.conf.OmitArgPrefixes[OutputConfig]
+    seed: int = 0
+    """Seed of the authors, of the models and of the order of the data."""
+    cache_dir: str | None = None
+    """Where trained models are kept for the next run; ofmu_jax in the user's cache by default."""
+    epochs: float = 5.0
+    """Passes over the forget set for each method."""
+    batch_size: int = 8
+    """Forget items, and retain items, per unlearning step."""
+    train_epochs: float = 25.0
+    """Passes over the training set for the original and the retrained model."""
+    max_new_tokens: int = 32
+    """Bound on the length of generated answers."""
+
+
+# Chosen with the same number of trials for each method: experiments/demo_tuning.
+METHODS: tuple[Method, ...] = (Ofmu(), GradAscent(), GradDiff(), Npo())
+
+
+def demo(config: DemoConfig) -> pathlib.Path:
+    """Runs the demo; returns its folder."""
+    began = time.perf_counter()
+    cache = cache_folder(config.cache_dir)
+    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    folder = open_folder(config.output, config)
+    data_config = DataConfig("authors", data_seed=config.seed)
+    data = load_data(data_config)
+
+    folders = {
+        "original": trained(config, data_config, "full", cache),
+        "retrained": trained(config, data_config, "retain", cache),
+    }
+    evaluator = functools.partial(
+        evaluate_tofu,
+        data=data,
+        template=data_config.template,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=32,
+    )
+    retrained = evaluated(folders["retrained"][0], evaluator)
+    original = evaluated(folders["original"][0], evaluator, retrained)
+    rows = {"original": row(original, retrained), "retrained": row(retrained, retrained)}
+    rows["retrained"] |= {"forget_quality": 1.0, "ks_distance": 0.0}
+
+    model = load_model(folders["original"][0])
+    loop = LoopConfig(config.epochs, config.batch_size, config.seed, log_every=1)
+    gradient_seconds = seconds_per_gradient(model, data, data_config.template, config.batch_size)
+    runs = {}
+    for method in METHODS:
+        run = runs[method.name] = folder / method.name
+        run.mkdir()
+        write_json(run / CONFIG, {"method": to_dict(method), "loop": to_dict(loop)})
+        params, result, steps = unlearn_model(
+            model, data, method, loop, run, template=data_config.template
+        )
+        results = evaluator(model.config, params, model.tokenizer, retain_results=retrained)
+        write_json(run / EVAL, results)
+        write_json(run / SUMMARY, summary(results))
+        rows[method.name] = row(results, retrained) | {
+            "steps": steps,
+            "seconds": result.seconds,
+            "compile_seconds": result.compile_seconds,
+            "gradient_equivalents": result.seconds / gradient_seconds,
+        }
+
+    report.plot_trade_off(rows, folder / "trade_off.png")
+    report.plot_diagnostics(runs, folder / "diagnostics.png")
+    outcome = {
+        "verdict": verdict(rows),
+        "models": rows,
+        "seed": config.seed,
+        "forget_items": len(data.forget_eval),
+        "gradient_seconds": gradient_seconds,
+        "costs": {
+            "seconds": time.perf_counter() - began,
+            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "reused_models": all(reused for _, reused in folders.values()),
+        },
+        "versions": versions(),
+    }
+    write_json(folder / "results.json", outcome)
+    report.write_report(folder, outcome)
+    print(report.table(rows))
+    print(f"\n{outcome['verdict']}")
+    print(f"report: {folder / 'report.md'}")
+    return folder
+
+
+def verdict(rows: dict[str, dict[str, Any]]) -> str:
+    """Which method won, in one sentence, whoever it is."""
+    ranked = sorted((m.name for m in METHODS), key=lambda name: rows[name]["score"], reverse=True)
+    best, ours = ranked[0], rows[Ofmu.name]
+    figures = (
+        f"forget quality p = {ours['forget_quality']:.3g}, "
+        f"{100 * ours['relative_utility']:.0f} % of the retrained model's utility"
+    )
+    if best == Ofmu.name:
+        return (
+            f"OFMU is the best of {len(ranked)} here: {figures}; "
+            f"next comes {ranked[1]} with score {rows[ranked[1]]['score']:.3f} "
+            f"against {ours['score']:.3f}. One seed proves no ranking."
+        )
+    return (
+        f"OFMU is not the best here: {best} has score {rows[best]['score']:.3f}, OFMU "
+        f"{ours['score']:.3f} ({figures}). One seed proves no ranking."
+    )
+
+
+def cache_folder(given: str | None) -> pathlib.Path:
+    """The cache: `given`, or ofmu_jax under XDG_CACHE_HOME, or under ~/.cache."""
+    if given is not None:
+        return pathlib.Path(given)
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home) / "ofmu_jax"
+
+
+def trained(
+    config: DemoConfig, data: DataConfig, split: str, cache: pathlib.Path
+) -> tuple[pathlib.Path, bool]:
+    """The run folder of a trained model, from the cache if it is there; and whether it was."""
+    run = TrainConfig(
+        data=data,
+        output=OutputConfig(out=""),
+        loop=LoopConfig(config.train_epochs, 16, config.seed, log_every=50, checkpoint_every=10**6),
+        split=split,  # type: ignore[arg-type]
+    )
+    identity = json.dumps({"config": to_dict(run), "versions": versions()}, sort_keys=True)
+    folder = cache / "models" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    if has_model(folder):
+        return folder, True
+    # Trained beside its place and moved there whole, so that an interrupted run leaves no half.
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+    train(dataclasses.replace(run, output=OutputConfig(str(temporary), overwrite=True)))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return folder, False
+
+
+def evaluated(folder: pathlib.Path, evaluator: Any, retain_results: Any = None) -> dict[str, Any]:
+    """The evaluation of a trained model, kept beside it."""
+    if not (folder / EVAL).is_file():
+        model = load_model(folder)
+        results = evaluator(
+            model.config, model.params, model.tokenizer, retain_results=retain_results
+        )
+        write_json(folder / EVAL, results)
+    return read_results(folder / EVAL)
+
+
+def row(results: dict[str, Any], retrained: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one model for the table."""
+    quality = results["forget_quality"]
+    utility = results["model_utility"]["agg_value"]
+    relative = utility / retrained["model_utility"]["agg_value"]
+    return {
+        "forget_quality": quality["agg_value"],
+        "ks_distance": quality.get("D"),
+        "log10_p": quality.get("log10_p"),
+        "model_utility": utility,
+        "relative_utility": relative,
+        "forget_probability": results["forget_Q_A_Prob"]["agg_value"],
+        "retain_probability": results["retain_Q_A_Prob"]["agg_value"],
+        "score": report.score(quality["agg_value"], relative),
+    }
+
+
+def seconds_per_gradient(model: Model, data: Any, template: str, batch_size: int) -> float:
+    """Median wall time of one gradient of one batch, the unit of the cost column."""
+    encoded = encode_qa(model.tokenizer, [*data.forget, *data.retain], template)
+    batch = take(encoded, np.arange(batch_size))
+    apply_fn = functools.partial(forward, model.config)
+    gradient = jax.jit(jax.grad(functools.partial(language.cross_entropy, apply_fn)))
+    jax.block_until_ready(gradient(model.params, batch))
+    times = []
+    for _ in range(15):
+        start = time.perf_counter()
+        jax.block_until_ready(gradient(model.params, batch))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

@@ -1,0 +1,147 @@
+"""A run folder: what a run writes, whole or not at all.
+
+config.json      every value of the config, with versions
+metrics.jsonl    one line per step
+checkpoints/     to resume from
+model/           the resulting model: config.json, tokenizer.json, params/
+results.json     figures of the whole run
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from ofmu_jax.errors import InputError
+from ofmu_jax.runs.config import OutputConfig, to_dict, versions
+
+CONFIG, METRICS, CHECKPOINTS, MODEL, RESULTS = (
+    "config.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "model",
+    "results.json",
+)
+
+
+def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all: to a sibling, to disk, then renamed over."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes strict JSON (a NaN becomes null), whole or not at all."""
+    write_atomic(path, json.dumps(_strict(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def open_folder(output: OutputConfig, config: Any) -> pathlib.Path:
+    """Prepares the run folder and writes the config into it.
+
+    Args:
+      output: the folder and what may happen to what it holds.
+      config: the run's config, for `config.json`.
+
+    Raises:
+      InputError: if the folder is not empty and neither flag is given; if --overwrite or --resume
+        is given and it holds something that is no run, or a run with another config.
+    """
+    folder = pathlib.Path(output.out)
+    if output.resume and output.overwrite:
+        raise InputError("--resume and --overwrite exclude each other")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output folder {folder} is a file")
+    stated = _stated(config)
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (output.resume or output.overwrite):
+            raise InputError(
+                f"output folder {folder} is not empty: give another, or --resume to go on with the "
+                "run it holds, or --overwrite to replace it"
+            )
+        if not (folder / CONFIG).is_file():
+            raise InputError(f"output folder {folder} holds no run: it has no {CONFIG}")
+        if output.resume:
+            _check_same(folder / CONFIG, stated)
+            return folder
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, {"config": stated, "versions": versions()})
+    return folder
+
+
+def _stated(config: Any) -> dict[str, Any]:
+    """The config without what does not belong to the run's identity."""
+    values = to_dict(config)
+    values.pop("output", None)
+    return values
+
+
+def _check_same(path: pathlib.Path, stated: dict[str, Any]) -> None:
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    for name, old, new in _differences(before, json.loads(json.dumps(stated))):
+        raise InputError(
+            f"cannot resume {path.parent}: it was run with {name}={old!r}, not {new!r}"
+        )
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from _differences(a.get(key), b.get(key), f"{prefix}{key}.")
+    elif a != b:
+        yield prefix.rstrip("."), a, b
+
+
+def append_metrics(folder: pathlib.Path, records: list[dict[str, Any]]) -> None:
+    """Appends one JSON line per record to `metrics.jsonl`."""
+    lines = "".join(json.dumps(_strict(record)) + "\n" for record in records)
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(lines)
+
+
+def keep_metrics_before(folder: pathlib.Path, step: int) -> None:
+    """Drops the lines of steps >= `step`, which a resumed run will write again."""
+    path = folder / METRICS
+    if path.exists():
+        kept = [r for r in read_metrics(folder) if r["step"] < step]
+        write_atomic(path, "".join(json.dumps(r) + "\n" for r in kept))
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of `metrics.jsonl`; a last line that was cut off is left out."""
+    records = []
+    with (folder / METRICS).open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                break
+            records.append(json.loads(line))
+    return records

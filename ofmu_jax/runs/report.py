@@ -1,0 +1,140 @@
+"""The demo's tables and plots, from its results alone."""
+
+import math
+import pathlib
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from ofmu_jax.runs.folder import read_metrics, write_atomic
+
+_TITLES = {
+    "forget_loss": "forget loss (nats per token)",
+    "retain_loss": "retain loss (nats per token)",
+    "cosine": "cos(grad forget, grad retain)",
+    "forget_norm": "|grad forget|",
+    "phi_norm": "|grad Phi|",
+    "curvature": "curvature sign s (> 0: the penalty re-memorises)",
+}
+_COLUMNS = {
+    "forget_quality": "forget quality p",
+    "ks_distance": "KS D",
+    "model_utility": "model utility",
+    "relative_utility": "utility / retrained",
+    "forget_probability": "forget prob",
+    "retain_probability": "retain prob",
+    "score": "score",
+    "seconds": "seconds",
+    "gradient_equivalents": "gradients",
+}
+
+
+def score(p: float | None, relative_utility: float) -> float:
+    """Harmonic mean of forget quality and utility relative to the retrained model's, at most 1.
+
+    One number for "forgets and retains": 0 if it fails at either.
+    """
+    utility = min(relative_utility, 1.0)
+    return 0.0 if not p or not utility else 2 * p * utility / (p + utility)
+
+
+def table(models: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table, one row per model."""
+    lines = [
+        "| model | " + " | ".join(_COLUMNS.values()) + " |",
+        "|---" * (len(_COLUMNS) + 1) + "|",
+    ]
+    for name, row in models.items():
+        cells = [_cell(column, row.get(column)) for column in _COLUMNS]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(column: str, value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    if column == "forget_quality":
+        return f"{value:.3g}"
+    if column in ("seconds", "gradient_equivalents"):
+        return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.3f}"
+
+
+def plot_trade_off(models: dict[str, dict[str, Any]], path: pathlib.Path) -> None:
+    """Forget quality against model utility, one point per model."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), constrained_layout=True)
+    markers = iter("osDv^<>Pp*XhH8" * 4)
+    for name, row in models.items():
+        if row["forget_quality"] is None:
+            continue
+        y = math.log10(max(row["forget_quality"], 1e-300))
+        axes.scatter(row["model_utility"], y, s=70, marker=next(markers), label=name, zorder=3)
+    axes.axhline(math.log10(0.05), color="grey", linewidth=0.8, linestyle=":")
+    axes.annotate("p = 0.05", (0.01, math.log10(0.05)), xycoords=("axes fraction", "data"))
+    axes.set_xlabel("model utility (harmonic mean of nine)")
+    axes.set_ylabel("log10 forget quality (KS p against retrained)")
+    axes.set_title("Forgetting against utility: up and to the right is better")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def plot_diagnostics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
+    """Losses and diagnostics of every unlearning run against the step."""
+    records = {name: read_metrics(folder) for name, folder in folders.items()}
+    figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), constrained_layout=True)
+    for axes, (key, title) in zip(grid.flat, _TITLES.items(), strict=True):
+        for name, rows in records.items():
+            points = [(r["step"], r[key]) for r in rows if r[key] is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name, marker=".", linewidth=1)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if key == "curvature":
+            axes.axhline(0.0, color="black", linewidth=0.8)
+    grid.flat[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: pathlib.Path) -> None:
+    temporary = path.with_name(f".{path.stem}.tmp.png")
+    figure.savefig(temporary, dpi=130)
+    plt.close(figure)
+    temporary.replace(path)
+
+
+def write_report(folder: pathlib.Path, results: dict[str, Any]) -> None:
+    """Writes `report.md` from `results.json`'s content."""
+    costs = results["costs"]
+    lines = [
+        "# Unlearning fictitious authors",
+        "",
+        results["verdict"],
+        "",
+        table(results["models"]),
+        "",
+        "Forget quality is the exact two-sided Kolmogorov-Smirnov p-value between the truth ratios "
+        f"of the model and of the retrained one on {results['forget_items']} forget items (1 is "
+        "indistinguishable; with so few items p takes few values, hence D beside it). Score is the "
+        "harmonic mean of forget quality and relative utility. Seconds are those of the unlearning "
+        "steps without compilation; gradients are the same in units of one gradient of one batch, "
+        "timed in this process.",
+        "",
+        "![trade-off](trade_off.png)",
+        "",
+        "![losses and diagnostics](diagnostics.png)",
+        "",
+        "## Conditions",
+        "",
+        f"One seed ({results['seed']}); wall time {costs['seconds']:.0f} s, peak memory "
+        f"{costs['peak_memory_gib']:.2f} GiB, trained models "
+        f"{'reused' if costs['reused_models'] else 'trained in this run'}. "
+        + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+        + ". Regenerated by `ofmu demo --out DIR`; every value of the config is in `config.json`.",
+        "",
+    ]
+    write_atomic(folder / "report.md", "\n".join(lines))

@@ -1,0 +1,149 @@
+"""Unlearning: any method on any trained model."""
+
+import functools
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from ofmu_jax.data import UnlearningData, encode_qa, paired_indices, take
+from ofmu_jax.errors import InputError
+from ofmu_jax.losses import language
+from ofmu_jax.methods import Method
+from ofmu_jax.models import forward
+from ofmu_jax.runs.config import LoopConfig, UnlearnConfig
+from ofmu_jax.runs.folder import open_folder
+from ofmu_jax.runs.loop import LoopResult, run_loop
+from ofmu_jax.runs.models import Model, has_model, load_model
+from ofmu_jax.runs.train import TrainState, finish, load_data, total_steps
+
+
+def unlearn(config: UnlearnConfig) -> pathlib.Path:
+    """Unlearns as `ofmu unlearn` does; returns the run folder."""
+    data = load_data(config.data)
+    model = load_model(config.model)
+    folder = open_folder(config.output, config)
+    if config.output.resume and has_model(folder):
+        return folder
+    params, result, steps = unlearn_model(
+        model,
+        data,
+        config.method,
+        config.loop,
+        folder,
+        template=config.data.template,
+        resume=config.output.resume,
+    )
+    finish(folder, model._replace(params=params), result, steps)
+    return folder
+
+
+def unlearn_model(
+    model: Model,
+    data: UnlearningData,
+    method: Method,
+    loop: LoopConfig,
+    folder: pathlib.Path,
+    *,
+    template: str,
+    resume: bool = False,
+) -> tuple[Any, LoopResult, int]:
+    """Runs a method on a model in memory.
+
+    Args:
+      model: the model that knows the forget set; its parameters are left as they are.
+      data: what to forget and what to retain.
+      method: the method with its hyperparameters.
+      loop: how long, in passes over the forget set; each forget item is paired with a retain item.
+      folder: where metrics and checkpoints go.
+      template: how a question becomes a prompt.
+      resume: go on from the last checkpoint in the folder.
+
+    Returns:
+      The unlearned parameters, the loop's result, and its number of steps.
+    """
+    apply_fn = functools.partial(forward, model.config)
+    length = encode_qa(model.tokenizer, [*data.forget, *data.retain], template).tokens.shape[1]
+    forget = encode_qa(model.tokenizer, data.forget, template, length)
+    retain = encode_qa(model.tokenizer, data.retain, template, length)
+    reference = _reference(apply_fn, model.params, forget) if method.needs_reference else None
+
+    def batch(k: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        sizes = len(data.forget), len(data.retain)
+        rows = paired_indices(*sizes, k, batch_size=loop.batch_size, seed=loop.seed)
+        forget_batch, retain_batch = take(forget, rows[0]), take(retain, rows[1])
+        if reference is not None:
+            forget_batch["reference_log_prob"] = reference[rows[0]]
+        return forget_batch, retain_batch
+
+    check_batches(*batch(0))
+    steps = total_steps(loop, len(data.forget))
+    tx = method.transformation(steps)
+    forget_loss, retain_loss = method.losses(apply_fn)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(
+        state: TrainState, forget_batch: Any, retain_batch: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        updates, opt_state = tx.update(
+            None,
+            state.opt_state,
+            state.params,
+            forget_fn=lambda p: forget_loss(p, forget_batch),
+            retain_fn=lambda p: retain_loss(p, retain_batch),
+        )
+        metrics = {
+            **optax.tree.get(opt_state, "diagnostics")._asdict(),
+            "notfinite_count": optax.tree.get(opt_state, "notfinite_count"),
+            "total_notfinite": optax.tree.get(opt_state, "total_notfinite"),
+        }
+        return TrainState(optax.apply_updates(state.params, updates), opt_state), metrics
+
+    # The loop donates its state; the caller's model must live on.
+    params = jax.tree.map(lambda x: x.copy(), model.params)
+    result = run_loop(
+        step,
+        TrainState(params, tx.init(params)),
+        batch,
+        steps,
+        loop,
+        folder,
+        label=f"unlearn {method.name}",
+        resume=resume,
+    )
+    return result.state.params, result, steps
+
+
+def check_batches(forget: Mapping[str, Any], retain: Mapping[str, Any]) -> None:
+    """Checks that a forget and a retain batch can go through one model.
+
+    Raises:
+      InputError: if a key of the retain batch is missing in the forget batch, or an array differs
+        in dtype or in the shape of an item.
+    """
+    for key, value in retain.items():
+        if key not in forget:
+            raise InputError(
+                f"the retain batch has {key!r}, the forget batch only {sorted(forget)}"
+            )
+        for what, a, b in (
+            ("dtype", forget[key].dtype, value.dtype),
+            ("item shape", forget[key].shape[1:], value.shape[1:]),
+        ):
+            if a != b:
+                raise InputError(f"{key!r} has {what} {a} in forget batches but {b} in retain ones")
+
+
+def _reference(apply_fn: Any, params: Any, encoded: Any) -> np.ndarray:
+    """Log-probability of every answer under the model before unlearning, (N,) float32."""
+    score = jax.jit(functools.partial(language.sequence_log_prob, apply_fn))
+    size, width = len(encoded.lengths), 32
+    batches = [
+        score(params, take(encoded, index))
+        for index in np.arange(math.ceil(size / width) * width).reshape(-1, width) % size
+    ]
+    return np.concatenate(jax.device_get(batches))[:size].astype(np.float32)
