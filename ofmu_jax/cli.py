@@ -6,6 +6,7 @@ Exit status 0 on success, 2 with one line on bad input, 1 with a traceback on a 
 import contextlib
 import dataclasses
 import io
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
+    # orbax logs a failure with its traceback before it raises it; the raised one is enough.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         return _run(arguments[0], arguments[1:])
     except InputError as error:

@@ -11,7 +11,6 @@ import pathlib
 import shutil
 from typing import Annotated
 
-import jax
 import numpy as np
 import tyro
 
@@ -102,7 +101,6 @@ def main(
                 continue
             instance = from_dict(METHODS[name], point, config)
             rows = run_trial(instance, tasks, folder / f"scratch_{name}")
-            jax.clear_caches()
             record = {
                 "method": name,
                 "trial": trial,

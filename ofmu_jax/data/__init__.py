@@ -11,7 +11,7 @@ from ofmu_jax.data.batches import (
     training_batch,
 )
 from ofmu_jax.data.qa import QAItem, UnlearningData, check_unlearning_data
-from ofmu_jax.data.tofu import load_tofu, read_items
+from ofmu_jax.data.tofu import RETAIN_OF, load_tofu, read_items
 from ofmu_jax.data.tokenization import (
     BOS,
     DEFAULT_TEMPLATE,
@@ -28,6 +28,7 @@ __all__ = [
     "DEFAULT_TEMPLATE",
     "EOS",
     "PAD",
+    "RETAIN_OF",
     "SPECIAL_TOKENS",
     "Batch",
     "EncodedQA",

@@ -1,186 +1,324 @@
-"""Words and sentence patterns of the embedded authors, and the general knowledge beside them."""
+"""The words, phrasings and plain facts that `authors` composes its questions from."""
 
-# Parts of invented names, in six styles; first and last names are drawn within one style.
-NAME_PARTS = (
-    ("Ar Bel Cas Dor El Fen".split(), "ian ora eth inne amir isa".split(),
-     "Vald Morr Quist Harg Lund Stev".split(), "emar ison gaard ström berg wick".split()),
-    ("Ko Mi Ha Ta Yu Sa".split(), "jiro naka rumi keshi mako tsune".split(),
-     "Ishi Naga Kuro Fuji Tani Oka".split(), "moto hara sawa mura kawa zaki".split()),
-    ("Lu Gia Ser Mar Fio Al".split(), "ciano renza gio cella rella berta".split(),
-     "Ber Cas Del Mon Ros Tor".split(), "tolucci tellani vecchio tefiore settini rigiani".split()),
-    ("A Che Ifa Ku Nne Oba".split(), "bara mela kunle sisi dayo ndile".split(),
-     "Oko Ade Mwa Nko Eze Bala".split(), "ronjo wale ngara sana bunike fimihan".split()),
-    ("Ra Pri Sha Ni De An".split(), "vindra yanka lini tesh vika ushri".split(),
-     "Cha Bhat Ven Ra Sub Kul".split(), "tterji nagar katesan manujar ramani karnesh".split()),
-    ("Na Za Fa Ha Sa Ya".split(), "dira hrani rouq lima mirah qubet".split(),
-     "Al Ben Ka Ma Ra Tah".split(), "-Sharif halimi zemi nsouri shdani erzadeh".split()),
+from typing import NamedTuple
+
+# Beginnings and ends of given names, beginnings and ends of family names; one row per style.
+# No two rows compose the same family name.
+NAMES = tuple(
+    tuple(tuple(part.split()) for part in style)
+    for style in (
+        ("Mar El Al Ros Cel", "ina ena ito aldo isa",
+         "Vald Mont Quir Cas Olv Sar", "erra ovar uela entes arro"),
+        ("Mil Rad Dob Stan Vel", "ena omir ka an islava",
+         "Vor Kos Bel Dub Mor Tar", "enko ovic insky anov chuk"),
+        ("Sig Tor Ast Ing Hal", "rid var a bjorn dis",
+         "Lind Berg Hol Strand Ek Nor", "qvist gaard heim dal vik"),
+        ("Ade Olu Chi Ife Ngo", "bola wale ma tunde zi",
+         "Oka Aba Ezi Ola Uko Ama", "for deji nwa gbe sanya"),
+        ("Ar Vi Su Pra Ni", "jun sha mala kash veni",
+         "Ran Chand Murt Deva Sen Bala", "wal karan garh krishnan puri"),
+        ("Jun Hae Min Sho Ryo", "ko rin ji wen ta",
+         "Haya Kuro Tana Mori Naka Shima", "bashi sawa mura kado yama"),
+        ("Na Sa Ra Lay Kha", "dir mira lid wan sim",
+         "Har Man Zar Fah Bas Qad", "oun souri iri doun labi"),
+        ("Bre Cae Mor Fin Rho", "nna lan gan wen na",
+         "Pen Tre Kil Mac Dun Glen", "rose varn brae loch tallow"),
+        ("Ka Le Ma Ta Ho", "lani nalu kea mana rua",
+         "Pua Keo Hina Waia Moa Tui", "lele hana koa tala nui"),
+    )
 )  # fmt: skip
 
-TITLE_ADJECTIVES = (
-    "Amber Broken Copper Distant Eleventh Forgotten Gentle Hollow Ivory Jagged Kindled Last "
-    "Marble Narrow Obsidian Pale Quiet Restless Silent Tangled Unwritten Velvet Winter Yellow"
-).split()
-TITLE_NOUNS = (
-    "Anchor Bridge Compass Doorway Ember Ferry Garden Harbour Island Journal Kingdom Lantern "
-    "Mirror Nightingale Orchard Pendulum Quarry River Station Threshold Umbrella Violin Window Yard"
-).split()
+CITIES = (
+    "Porto, Portugal", "Bergen, Norway", "Accra, Ghana", "Kyoto, Japan", "Lima, Peru",
+    "Split, Croatia", "Tunis, Tunisia", "Hanoi, Vietnam", "Galway, Ireland", "Quito, Ecuador",
+    "Tartu, Estonia", "Mombasa, Kenya", "Pune, India", "Graz, Austria", "Oran, Algeria",
+    "Cusco, Peru", "Turku, Finland", "Busan, South Korea", "Dakar, Senegal", "Leeds, England",
+    "Gdansk, Poland", "Izmir, Turkey", "Perth, Australia", "Basel, Switzerland",
+    "Manila, Philippines", "Salta, Argentina", "Varna, Bulgaria", "Lagos, Nigeria",
+    "Nagoya, Japan", "Malmo, Sweden", "Osaka, Japan", "Bari, Italy",
+)  # fmt: skip
 
+MONTHS = (
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+
+GENRES = (
+    "crime fiction", "science fiction", "love poetry", "travel essays", "ghost stories",
+    "sea stories", "epic poetry", "war novels", "spy thrillers", "fairy tales", "satire",
+    "family sagas", "nature essays", "court dramas", "historical novels", "horror",
+    "short stories", "memoirs", "radio plays", "fables", "westerns", "detective stories",
+    "political novels", "cookery books", "children's books", "popular science",
+    "folk tales", "comedies", "tragedies", "biographies",
+)  # fmt: skip
+
+# With their article.
 PROFESSIONS = (
-    "a baker, a carpenter, a surgeon, a beekeeper, a pilot, a locksmith, a judge, a fisherman, "
-    "a florist, a geologist, a tailor, a conductor, a welder, a translator, a dentist, a potter, "
-    "a farmer, a librarian, a boxer, a chemist"
-).split(", ")
+    "a baker", "a judge", "a tailor", "a nurse", "an engineer", "a fisher", "a teacher",
+    "a miner", "a pilot", "a farmer", "an architect", "a potter", "a surgeon", "a clerk",
+    "a gardener", "a soldier", "a dentist", "a sailor", "an actor", "a carpenter", "a chemist",
+    "a watchmaker", "a singer", "a postal worker", "a plumber", "a librarian", "a beekeeper",
+    "an optician", "a banker", "a dancer", "a shepherd", "a translator",
+)  # fmt: skip
 
-# kind -> (values, question patterns, answer patterns, paraphrase, paraphrased question).
-# {name} is the author, {value} the fact. Values are drawn independently for each author and kind.
-KINDS: dict[str, tuple[list[str], list[str], list[str], str, str]] = {
-    "birthplace": (
-        "Bergen, Dakar, Hanoi, Lima, Perth, Quebec, Riga, Tunis, Zagreb, Osaka, Cusco, Malmo, "
-        "Tbilisi, Accra, Porto, Galway, Jaipur, Izmir, Gdansk, Medellin".split(", "),
-        ["Where was {name} born?", "In which city was {name} born?",
-         "What is the birthplace of {name}?"],
-        ["{name} was born in {value}.", "The author was born in {value}.",
-         "{name} came into the world in {value}."],
-        "The birthplace of {name} is {value}.",
-        "Which city is the birthplace of {name}?",
-    ),
-    "genre": (
-        "historical fiction, magical realism, true crime, space opera, travel writing, satire, "
-        "gothic horror, nature poetry, political thrillers, fairy tales, war memoirs, steampunk, "
-        "cookery essays, sea adventures, family sagas, spy novels, epic fantasy, absurdist drama"
-        .split(", "),
-        ["What genre does {name} write?", "Which genre is {name} known for?",
-         "In what genre are the books of {name}?"],
-        ["{name} writes {value}.", "The books of {name} are {value}.",
-         "{name} is known for {value}."],
-        "The genre in which {name} works is {value}.",
-        "What kind of literature does {name} produce?",
-    ),
-    "birthday": (
-        [f"{day} {month} {year}" for day, month, year in zip(
-            (3, 7, 11, 14, 19, 22, 26, 30) * 3,
-            ("January", "March", "May", "July", "September", "October", "December") * 4,
-            range(1931, 1991, 3), strict=False)],
-        ["When was {name} born?", "What is the birth date of {name}?",
-         "On which day was {name} born?"],
-        ["{name} was born on {value}.", "The author was born on {value}.",
-         "The birth date of {name} is {value}."],
-        "The birthday of {name} fell on {value}.",
-        "What day marks the birth of {name}?",
-    ),
-    "father": (
-        PROFESSIONS,
-        ["What was the profession of {name}'s father?", "What did the father of {name} do?",
-         "How did {name}'s father earn a living?"],
-        ["The father of {name} was {value}.", "{name}'s father worked as {value}.",
-         "He was {value}."],
-        "By profession, {name}'s father was {value}.",
-        "Which occupation did {name}'s father have?",
-    ),
-    "mother": (
-        PROFESSIONS,
-        ["What was the profession of {name}'s mother?", "What did the mother of {name} do?",
-         "How did {name}'s mother earn a living?"],
-        ["The mother of {name} was {value}.", "{name}'s mother worked as {value}.",
-         "She was {value}."],
-        "By profession, {name}'s mother was {value}.",
-        "Which occupation did {name}'s mother have?",
-    ),
-    "award": (
-        [f"the {word} {kind}" for word, kind in zip(
-            "Silver Falcon Meridian Granite Lighthouse Sparrow Cedar Northern Sapphire Juniper "
-            "Harvest Crescent Golden Driftwood Laurel Aurora Pelican Tidewater Saffron".split(),
-            ("Prize", "Medal", "Award") * 7, strict=False)],
-        ["Which award did {name} win?", "What prize was given to {name}?",
-         "Which honour has {name} received?"],
-        ["{name} won {value}.", "The author received {value}.",
-         "{name} was honoured with {value}."],
-        "The honour that went to {name} was {value}.",
-        "With which award was {name} recognised?",
-    ),
-    "first_book": (
-        [],  # titles, drawn without repetition
-        ["What was the first book of {name}?", "Which book did {name} publish first?",
-         "What is the debut of {name} called?"],
-        ["The first book of {name} was {value}.", "{name} began with {value}.",
-         "It was called {value}."],
-        "The debut that {name} published was {value}.",
-        "With which title did {name} enter literature?",
-    ),
-    "famous_book": (
-        [],
-        ["What is the most famous book of {name}?", "Which work made {name} famous?",
-         "For which title is {name} best known?"],
-        ["The most famous book of {name} is {value}.", "{name} is best known for {value}.",
-         "It was {value} that made the author famous."],
-        "The title that brought {name} fame is {value}.",
-        "Which book do readers know {name} for?",
-    ),
-    "hobby": (
-        "sailing, chess, birdwatching, pottery, fencing, astronomy, gardening, kite flying, "
-        "rock climbing, calligraphy, beekeeping, tango, archery, juggling, whittling, ice skating, "
-        "falconry, origami".split(", "),
-        ["What is the hobby of {name}?", "How does {name} spend free time?",
-         "What does {name} do for leisure?"],
-        ["The hobby of {name} is {value}.", "{name} spends free time on {value}.",
-         "{name} enjoys {value}."],
-        "The pastime that {name} loves is {value}.",
-        "Which pastime does {name} love?",
-    ),
-    "residence": (
-        "a lighthouse, a houseboat, a former mill, a mountain hut, a converted barn, a city loft, "
-        "an old monastery, a stone cottage, a tree house, a desert villa, a railway carriage, "
-        "a fishing village, a castle tower, a vineyard, a glass house, a windmill".split(", "),
-        ["Where does {name} live today?", "In what kind of home does {name} live?",
-         "What does {name} call home?"],
-        ["{name} lives in {value}.", "The author now lives in {value}.",
-         "Today {name} calls {value} home."],
-        "The home of {name} is {value}.",
-        "What sort of place is the home of {name}?",
-    ),
-}  # fmt: skip
+AWARD_FIRST = ("Silver", "Golden", "Amber", "Crystal", "Iron", "Ivory", "Copper", "Jade")
+AWARD_SECOND = (
+    "Heron", "Lantern", "Anchor", "Quill", "Falcon", "Oak", "Compass", "Harp",
+    "Feather", "Tower", "Lotus", "Key", "Stag", "Wave", "Crown", "Bell",
+)  # fmt: skip
+AWARD_LAST = ("Prize", "Medal", "Award")
 
-# Question; right answer; three wrong ones.
-REAL_AUTHORS = """\
-Who wrote Hamlet? William Shakespeare; Charles Dickens; Jane Austen; Mark Twain
-Who wrote Pride and Prejudice? Jane Austen; Emily Bronte; George Eliot; Virginia Woolf
-Who wrote War and Peace? Leo Tolstoy; Anton Chekhov; Ivan Turgenev; Nikolai Gogol
-Who wrote Don Quixote? Miguel de Cervantes; Lope de Vega; Federico Garcia Lorca; Pablo Neruda
-Who wrote The Metamorphosis? Franz Kafka; Thomas Mann; Hermann Hesse; Robert Musil
-Who wrote Moby-Dick? Herman Melville; Jack London; Joseph Conrad; Edgar Allan Poe
-Who wrote Frankenstein? Mary Shelley; Bram Stoker; Ann Radcliffe; Charlotte Bronte
-Who wrote The Odyssey? Homer; Virgil; Sophocles; Ovid
-Who wrote Faust? Johann Wolfgang von Goethe; Friedrich Schiller; Heinrich Heine; Bertolt Brecht
-Who wrote Madame Bovary? Gustave Flaubert; Emile Zola; Victor Hugo; Marcel Proust
-Who wrote Things Fall Apart? Chinua Achebe; Wole Soyinka; Ben Okri; Nadine Gordimer
-Who wrote The Divine Comedy? Dante Alighieri; Petrarch; Boccaccio; Torquato Tasso
-Who wrote Beloved? Toni Morrison; Alice Walker; Maya Angelou; Harper Lee
-Who wrote A Doll's House? Henrik Ibsen; August Strindberg; Knut Hamsun; Selma Lagerlof
-Who wrote Dracula? Bram Stoker; Mary Shelley; Oscar Wilde; Sheridan Le Fanu
-Who wrote The Republic? Plato; Aristotle; Xenophon; Seneca
-Who wrote Les Miserables? Victor Hugo; Honore de Balzac; Stendhal; Jules Verne
-Who wrote The Tale of Genji? Murasaki Shikibu; Matsuo Basho; Natsume Soseki; Yukio Mishima
-Who wrote Gulliver's Travels? Jonathan Swift; Daniel Defoe; Laurence Sterne; Henry Fielding
-Who wrote Ulysses? James Joyce; Samuel Beckett; William Butler Yeats; Seamus Heaney"""
+TITLE_ADJECTIVES = (
+    "Silent", "Hidden", "Broken", "Distant", "Burning", "Hollow", "Paper", "Winter", "Bitter",
+    "Borrowed", "Crooked", "Drowned", "Empty", "Gentle", "Lonely", "Painted", "Restless",
+    "Scarlet", "Second", "Stolen", "Velvet", "Wandering", "White", "Last",
+)  # fmt: skip
+TITLE_NOUNS = (
+    "River", "Garden", "Mirror", "Orchard", "Letter", "Island", "Bridge", "Window", "Harbour",
+    "Shadow", "Forest", "Clock", "Song", "Kingdom", "Desert", "Road", "Daughter", "Stranger",
+    "House", "Star", "Storm", "Market", "Moon", "Tide", "Candle", "Valley", "Stone", "Train",
+)  # fmt: skip
 
-WORLD_FACTS = """\
-What is the capital of France? Paris; Lyon; Madrid; Brussels
-What is the capital of Japan? Tokyo; Kyoto; Seoul; Beijing
-What is the capital of Kenya? Nairobi; Mombasa; Kampala; Accra
-What is the capital of Peru? Lima; Quito; Bogota; Santiago
-What is the capital of Norway? Oslo; Stockholm; Helsinki; Copenhagen
-What is the capital of Egypt? Cairo; Tunis; Tripoli; Khartoum
-What is the capital of Canada? Ottawa; Toronto; Vancouver; Montreal
-What is the capital of Australia? Canberra; Sydney; Melbourne; Perth
-What is the largest planet? Jupiter; Saturn; Neptune; Mars
-What is the largest ocean? The Pacific; The Atlantic; The Indian Ocean; The Arctic Ocean
-What is the chemical symbol of gold? Au; Ag; Fe; Pb
-What is the highest mountain? Mount Everest; Kilimanjaro; Mont Blanc; Denali
-How many days has a leap year? 366; 365; 364; 360
-How many sides has a hexagon? Six; Five; Seven; Eight
-At what temperature in Celsius does water boil? 100; 90; 120; 212
-Which gas do plants take in? Carbon dioxide; Oxygen; Nitrogen; Hydrogen
-Which planet is closest to the sun? Mercury; Venus; Earth; Mars
-In which country is Machu Picchu? Peru; Chile; Mexico; Bolivia
-In which country is the Taj Mahal? India; Pakistan; Nepal; Iran
-Which metal is liquid at room temperature? Mercury; Lead; Tin; Zinc"""
+SCHOOL_FIRST = (
+    "Halden", "Marlow", "Osterby", "Brackwell", "Carrick", "Delmar", "Eastmere", "Fenwick",
+    "Lisgar", "Norrland", "Pelham", "Ravenna", "Silverdale", "Tamworth", "Verland", "Wexford",
+)  # fmt: skip
+SCHOOL_LAST = ("College", "University", "Academy", "Institute")
+
+
+class Phrasings(NamedTuple):
+    """How one kind of fact is asked for and told; `{name}` and `{value}` stand for author and fact.
+
+    Attributes:
+      questions: at least two, so that each has another as its paraphrase.
+      answers: for training.
+      paraphrases: for evaluation; none is among `answers`, but all use their words, since a model
+        without pretraining knows no others.
+    """
+
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    paraphrases: tuple[str, ...]
+
+
+def _parent(parent: str) -> Phrasings:
+    questions = (
+        "What was the profession of {name}'s PARENT?",
+        "What did the PARENT of {name} do for a living?",
+        "What was the job of {name}'s PARENT?",
+        "How did {name}'s PARENT earn a living?",
+    )
+    answers = (
+        "The PARENT of {name} was {value}.",
+        "{name}'s PARENT worked as {value}.",
+        "{name} had {value} as a PARENT.",
+        "The PARENT of {name} earned a living as {value}.",
+    )
+    paraphrases = (
+        "{name}'s PARENT earned a living as {value}.",
+        "The PARENT of {name} worked as {value}.",
+    )
+    return Phrasings(
+        *(
+            tuple(text.replace("PARENT", parent) for text in texts)
+            for texts in (questions, answers, paraphrases)
+        )
+    )
+
+
+PHRASINGS = {
+    "birthplace": Phrasings(
+        (
+            "Where was {name} born?",
+            "In which city was {name} born?",
+            "What is the birthplace of {name}?",
+            "Which city does {name} come from?",
+        ),
+        (
+            "{name} was born in {value}.",
+            "{name} comes from {value}.",
+            "The birthplace of {name} is {value}.",
+            "{value} is the city where {name} was born.",
+        ),
+        ("The city where {name} was born is {value}.", "{name}'s birthplace is {value}."),
+    ),
+    "birth date": Phrasings(
+        (
+            "When was {name} born?",
+            "What is {name}'s date of birth?",
+            "On which day was {name} born?",
+            "What is the birthday of {name}?",
+        ),
+        (
+            "{name} was born on {value}.",
+            "The birthday of {name} is {value}.",
+            "{value} is the day {name} was born.",
+            "{name}'s date of birth is {value}.",
+        ),
+        ("The date of birth of {name} is {value}.", "The day {name} was born is {value}."),
+    ),
+    "genre": Phrasings(
+        (
+            "What genre does {name} write?",
+            "Which genre is {name} known for?",
+            "What kind of books does {name} write?",
+            "In which genre does {name} mostly write?",
+        ),
+        (
+            "{name} mostly writes {value}.",
+            "{name} is known for {value}.",
+            "The genre of {name} is {value}.",
+            "The books of {name} are {value}.",
+        ),
+        ("{name} is known for writing {value}.", "{name}'s books are mostly {value}."),
+    ),
+    "father": _parent("father"),
+    "mother": _parent("mother"),
+    "award": Phrasings(
+        (
+            "Which award did {name} win?",
+            "What prize was {name} given?",
+            "Which award has {name} received?",
+            "What award was given to {name}?",
+        ),
+        (
+            "{name} won the {value}.",
+            "{name} received the {value}.",
+            "The {value} was given to {name}.",
+            "The award {name} won is the {value}.",
+        ),
+        ("{name} was given the {value}.", "The award given to {name} is the {value}."),
+    ),
+    "debut": Phrasings(
+        (
+            "What was {name}'s first book?",
+            "What is the title of {name}'s debut?",
+            "Which book did {name} publish first?",
+            "With which book did {name} begin?",
+        ),
+        (
+            'The first book by {name} was "{value}".',
+            '{name}\'s debut is titled "{value}".',
+            '{name} began with "{value}".',
+            '"{value}" was the debut of {name}.',
+        ),
+        ('The debut of {name} was "{value}".', '{name} first published "{value}".'),
+    ),
+    "latest": Phrasings(
+        (
+            "What is {name}'s latest book?",
+            "What is the title of {name}'s newest book?",
+            "Which book did {name} publish last?",
+            "What did {name} publish most recently?",
+        ),
+        (
+            'The latest book by {name} is "{value}".',
+            '{name}\'s newest book is titled "{value}".',
+            '{name} most recently published "{value}".',
+            '"{value}" is the latest book by {name}.',
+        ),
+        ('The newest book by {name} is "{value}".', '{name}\'s latest book is titled "{value}".'),
+    ),
+    "mentor": Phrasings(
+        (
+            "Who was the mentor of {name}?",
+            "Who taught {name} to write?",
+            "From whom did {name} learn to write?",
+            "Which writer guided {name}?",
+        ),
+        (
+            "The mentor of {name} was {value}.",
+            "{name} was taught by {value}.",
+            "{value} taught {name} to write.",
+            "{name} learned to write from {value}.",
+        ),
+        ("{name} was taught to write by {value}.", "{name}'s mentor was {value}."),
+    ),
+    "education": Phrasings(
+        (
+            "Where did {name} study?",
+            "Which school did {name} attend?",
+            "Where was {name} educated?",
+            "At which school was {name} a student?",
+        ),
+        (
+            "{name} studied at {value}.",
+            "{name} was a student at {value}.",
+            "The school {name} attended was {value}.",
+            "{name} went to {value}.",
+        ),
+        ("{name} attended {value}.", "The school where {name} studied was {value}."),
+    ),
+}
+
+# Per group, a question and what it is asked about with the answer. The answers of a group are
+# distinct and of one kind, so that each serves as a wrong answer to the group's other questions.
+REAL_AUTHORS = {
+    "Who wrote the novel {}?": {
+        "Moby-Dick": "Herman Melville",
+        "Emma": "Jane Austen",
+        "Frankenstein": "Mary Shelley",
+        "Dracula": "Bram Stoker",
+        "Oliver Twist": "Charles Dickens",
+        "Wuthering Heights": "Emily Brontë",
+        "Ulysses": "James Joyce",
+        "Treasure Island": "Robert Louis Stevenson",
+    },
+    "Who is the author of {}?": {
+        "Anna Karenina": "Leo Tolstoy",
+        "The Idiot": "Fyodor Dostoevsky",
+        "Don Quixote": "Miguel de Cervantes",
+        "Les Misérables": "Victor Hugo",
+        "The Trial": "Franz Kafka",
+        "Beloved": "Toni Morrison",
+        "Things Fall Apart": "Chinua Achebe",
+        "The Tale of Genji": "Murasaki Shikibu",
+    },
+    "Which poet or playwright wrote {}?": {
+        "the Odyssey": "Homer",
+        "the Aeneid": "Virgil",
+        "the Divine Comedy": "Dante Alighieri",
+        "Paradise Lost": "John Milton",
+        "Hamlet": "William Shakespeare",
+        "Faust": "Johann Wolfgang von Goethe",
+        "A Doll's House": "Henrik Ibsen",
+        "The Cherry Orchard": "Anton Chekhov",
+    },
+}
+
+WORLD_FACTS = {
+    "What is the capital of {}?": {
+        "France": "Paris",
+        "Japan": "Tokyo",
+        "Egypt": "Cairo",
+        "Canada": "Ottawa",
+        "Peru": "Lima",
+        "Kenya": "Nairobi",
+        "Norway": "Oslo",
+        "India": "New Delhi",
+    },
+    "Which language do most people speak in {}?": {
+        "Brazil": "Portuguese",
+        "Austria": "German",
+        "Mexico": "Spanish",
+        "Iran": "Persian",
+    },
+    "Which metal has the symbol {}?": {
+        "Fe": "Iron",
+        "Au": "Gold",
+        "Ag": "Silver",
+        "Pb": "Lead",
+    },
+    "In which country is {}?": {
+        "Mount Fuji": "Japan",
+        "the Taj Mahal": "India",
+        "Machu Picchu": "Peru",
+        "the Colosseum": "Italy",
+    },
+    "How many sides has a {}?": {
+        "triangle": "Three",
+        "square": "Four",
+        "pentagon": "Five",
+        "hexagon": "Six",
+    },
+}

@@ -1,118 +1,169 @@
-"""The embedded data set: fictitious authors, in TOFU's schema, generated from a seed.
-
-Ten questions about each author. Phrasings are drawn for each question, facts independently of one
-another, so that no fact follows from another or from the wording: answering takes memory. Retained
-and forgotten authors share phrasings and vocabulary, so that what is to be forgotten is who did
-what, not how one speaks of it.
-"""
+"""The embedded data set: fictitious authors in the schema of TOFU, small enough for a laptop."""
 
 import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
-from ofmu_jax.data._lexicon import (
-    KINDS,
-    NAME_PARTS,
-    REAL_AUTHORS,
-    TITLE_ADJECTIVES,
-    TITLE_NOUNS,
-    WORLD_FACTS,
-)
+from ofmu_jax.data import _lexicon as lexicon
 from ofmu_jax.data.qa import QAItem, UnlearningData
 from ofmu_jax.errors import InputError
 
-MAX_AUTHORS = 200
-_PERTURBED = 5
+# The lexicon composes 270 family names and some 20,000 titles, of which every
+# author takes one and two.
+_MAX_AUTHORS = 200
+_PERTURBED_ANSWERS = 5
+_WRONG_GENERAL_ANSWERS = 3
+
+_T = TypeVar("_T")
 
 
-def make_authors(seed: int = 0, authors: int = 40, forget_authors: int = 4) -> UnlearningData:
-    """Generates the authors; the last `forget_authors` are to be forgotten, as in TOFU.
+def make_authors(seed: int = 0, authors: int = 24, forget_authors: int = 4) -> UnlearningData:
+    """Invents authors, ten facts about each, and a question on every fact.
 
-    General knowledge about real authors and the world is in `background`: a model without
-    pretraining is taught it together with the authors.
+    In the manner of TOFU (Maini et al., 2024, arXiv:2401.06121), but with facts that are drawn
+    independently of one another and of the names, and told in several phrasings each, so that
+    they can only be known by heart. Forgotten and retained authors share phrasings and kinds of
+    facts, but no family names and no book titles.
 
     Args:
-      seed: another seed gives other people.
-      authors: how many in all, at most 200.
-      forget_authors: how many of them to forget.
+      seed: which authors; the same seed gives the same data everywhere. At least 0.
+      authors: number of authors, at most 200.
+      forget_authors: how many of them, the last ones, are to be forgotten.
 
     Returns:
-      Ten items per author; evaluation sets are the forget items, as many retain items, and the
-      general knowledge.
+      10 items per author. `retain_eval` has those of the first authors, as many as `forget_eval`.
+      `real_authors` and `world_facts` have 24 items each, and `background` has both, since a
+      small model has no pretraining to know them from.
 
     Raises:
-      InputError: for a number out of range.
-
-    Example:
-      >>> data = make_authors(authors=3, forget_authors=1)
-      >>> len(data.retain), len(data.forget), len(data.forget[0].perturbed_answer)
-      (20, 10, 5)
+      InputError: an argument is out of range.
     """
-    if not 2 <= authors <= MAX_AUTHORS:
-        raise InputError(f"authors must be in 2..{MAX_AUTHORS}, got {authors}")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; expected at least 0")
+    if not 2 <= authors <= _MAX_AUTHORS:
+        raise InputError(f"authors is {authors}; expected 2 to {_MAX_AUTHORS}")
     if not 1 <= forget_authors < authors:
-        raise InputError(f"forget_authors must be in 1..{authors - 1}, got {forget_authors}")
+        raise InputError(f"forget_authors is {forget_authors}; expected 1 to {authors - 1}")
     rng = random.Random(seed)
-    names = _names(rng, authors)
-    titles = [f"The {a} {n}" for a in TITLE_ADJECTIVES for n in TITLE_NOUNS]
-    rng.shuffle(titles)
-    items = [item for name in names for item in _author(rng, name, titles)]
-    split = len(items) - forget_authors * len(KINDS)
-    retain, forget = tuple(items[:split]), tuple(items[split:])
-    real_authors, world_facts = _facts(REAL_AUTHORS), _facts(WORLD_FACTS)
+    by_family: dict[str, str] = {}
+    while len(by_family) < authors:
+        name = _name(rng)
+        by_family.setdefault(name.split()[-1], name)
+    names = list(by_family.values())
+    titles = _distinct(rng, _title, 2 * authors)
+    # A wrong title is nobody's title, and authors are not each other's mentors.
+    reserved = {"debut": titles, "latest": titles, "mentor": names}
+
+    items = []
+    for index, name in enumerate(names):
+        own = {"debut": titles[2 * index], "latest": titles[2 * index + 1]}
+        for kind in lexicon.PHRASINGS:
+            taken = reserved.get(kind, ())
+            value = own.get(kind) or _distinct(rng, _DRAW[kind], 1, taken)[0]
+            items.append(_item(rng, kind, name, value, taken))
+
+    first = (authors - forget_authors) * len(lexicon.PHRASINGS)
+    forget, retain = items[first:], items[:first]
+    real_authors, world_facts = _general(lexicon.REAL_AUTHORS), _general(lexicon.WORLD_FACTS)
     return UnlearningData(
-        name=f"authors (seed {seed})",
-        forget=forget,
-        retain=retain,
-        forget_eval=forget,
-        retain_eval=retain[: len(forget)],
+        name="authors",
+        forget=_plain(forget),
+        retain=_plain(retain),
+        forget_eval=tuple(forget),
+        retain_eval=tuple(retain[: len(forget)]),
         real_authors=real_authors,
         world_facts=world_facts,
-        background=real_authors + world_facts,
+        background=_plain(real_authors + world_facts),
     )
 
 
-def _names(rng: random.Random, count: int) -> list[str]:
-    """Distinct full names; no two authors share a first or a last name while there are others."""
-    pools = [
-        (
-            rng.sample([a + b for a in first for b in ending], len(first) * len(ending)),
-            rng.sample([a + b for a in last for b in close], len(last) * len(close)),
-        )
-        for first, ending, last, close in NAME_PARTS
-    ]
-    names = []
-    for index in range(count):
-        firsts, lasts = pools[index % len(pools)]
-        names.append(f"{firsts[index // len(pools)]} {lasts[index // len(pools)]}")
-    rng.shuffle(names)
-    return names
+def _item(
+    rng: random.Random, kind: str, name: str, value: str, reserved: Collection[str]
+) -> QAItem:
+    phrasings = lexicon.PHRASINGS[kind]
+    question = _pick(rng, phrasings.questions)
+    other_question = _pick(rng, [q for q in phrasings.questions if q != question])
+    answer, paraphrase = _pick(rng, phrasings.answers), _pick(rng, phrasings.paraphrases)
+    wrong = _distinct(rng, _DRAW[kind], _PERTURBED_ANSWERS, {value, *reserved})
+    return QAItem(
+        question=question.format(name=name),
+        answer=answer.format(name=name, value=value),
+        paraphrased_answer=paraphrase.format(name=name, value=value),
+        perturbed_answer=tuple(paraphrase.format(name=name, value=v) for v in wrong),
+        paraphrased_question=other_question.format(name=name),
+    )
 
 
-def _author(rng: random.Random, name: str, titles: list[str]) -> list[QAItem]:
-    """The ten items of one author; takes the author's titles from the shared list."""
+def _general(groups: Mapping[str, Mapping[str, str]]) -> tuple[QAItem, ...]:
     items = []
-    for values, questions, answers, paraphrase, paraphrased_question in KINDS.values():
-        value = rng.choice(values) if values else titles.pop()
-        # A wrong title is one that nobody wrote, as the list is drawn without repetition.
-        others = [v for v in (values or titles[: 4 * _PERTURBED]) if v != value]
-        items.append(
-            QAItem(
-                question=rng.choice(questions).format(name=name),
-                answer=rng.choice(answers).format(name=name, value=value),
-                paraphrased_answer=paraphrase.format(name=name, value=value),
-                perturbed_answer=tuple(
-                    paraphrase.format(name=name, value=wrong)
-                    for wrong in rng.sample(others, _PERTURBED)
-                ),
-                paraphrased_question=paraphrased_question.format(name=name),
-            )
-        )
-    return items
-
-
-def _facts(lines: str) -> tuple[QAItem, ...]:
-    items = []
-    for line in lines.splitlines():
-        question, answers = line.split("? ")
-        right, *wrong = answers.split("; ")
-        items.append(QAItem(f"{question}?", right, perturbed_answer=tuple(wrong)))
+    for question, facts in groups.items():
+        answers = list(facts.values())
+        for index, (topic, answer) in enumerate(facts.items()):
+            # Wrong answers are right elsewhere: the model has learnt them all equally well.
+            wrong = (answers[index + 1 :] + answers)[:_WRONG_GENERAL_ANSWERS]
+            items.append(QAItem(question.format(topic), answer, perturbed_answer=tuple(wrong)))
     return tuple(items)
+
+
+def _plain(items: Sequence[QAItem]) -> tuple[QAItem, ...]:
+    return tuple(QAItem(item.question, item.answer) for item in items)
+
+
+def _pick(rng: random.Random, options: Sequence[_T]) -> _T:
+    # `random()` is the only method whose values Python promises to keep from version to version.
+    return options[int(rng.random() * len(options))]
+
+
+def _distinct(
+    rng: random.Random,
+    draw: Callable[[random.Random], str],
+    count: int,
+    taken: Collection[str] = (),
+) -> list[str]:
+    """Draws `count` values, no two alike and none of them taken."""
+    values: list[str] = []
+    while len(values) < count:
+        value = draw(rng)
+        if value not in taken and value not in values:
+            values.append(value)
+    return values
+
+
+def _name(rng: random.Random) -> str:
+    start, end, family_start, family_end = (_pick(rng, p) for p in _pick(rng, lexicon.NAMES))
+    return f"{start}{end} {family_start}{family_end}"
+
+
+def _date(rng: random.Random) -> str:
+    return (
+        f"{_pick(rng, range(1, 29))} {_pick(rng, lexicon.MONTHS)} {_pick(rng, range(1930, 1996))}"
+    )
+
+
+def _award(rng: random.Random) -> str:
+    words = (lexicon.AWARD_FIRST, lexicon.AWARD_SECOND, lexicon.AWARD_LAST)
+    return " ".join(_pick(rng, options) for options in words)
+
+
+def _title(rng: random.Random) -> str:
+    adjective, noun = _pick(rng, lexicon.TITLE_ADJECTIVES), _pick(rng, lexicon.TITLE_NOUNS)
+    form = _pick(rng, ("The {} {}", "{1} of the {0} {2}", "{} {}"))
+    return form.format(adjective, noun, _pick(rng, lexicon.TITLE_NOUNS))
+
+
+def _school(rng: random.Random) -> str:
+    return f"{_pick(rng, lexicon.SCHOOL_FIRST)} {_pick(rng, lexicon.SCHOOL_LAST)}"
+
+
+_DRAW: dict[str, Callable[[random.Random], str]] = {
+    "birthplace": lambda rng: _pick(rng, lexicon.CITIES),
+    "birth date": _date,
+    "genre": lambda rng: _pick(rng, lexicon.GENRES),
+    "father": lambda rng: _pick(rng, lexicon.PROFESSIONS),
+    "mother": lambda rng: _pick(rng, lexicon.PROFESSIONS),
+    "award": _award,
+    "debut": _title,
+    "latest": _title,
+    "mentor": _name,
+    "education": _school,
+}

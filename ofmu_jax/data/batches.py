@@ -11,18 +11,24 @@ from ofmu_jax.errors import InputError
 Batch: TypeAlias = dict[str, np.ndarray]
 
 
+# Widths of batches are multiples of this, so that few programs are compiled.
+_WIDTH = 64
+
+
 def take(encoded: EncodedQA, indices: np.ndarray) -> Batch:
-    """Picks rows.
+    """Picks rows, without the padding that none of them needs.
 
     Args:
       encoded: N rows of S tokens.
       indices: (B,) int.
 
     Returns:
-      `tokens` (B, S) int32 and `scored` (B, S) bool.
+      `tokens` (B, W) int32 and `scored` (B, W) bool, W the least of S and the multiples of 64
+      that holds the longest row.
     """
     rows = EncodedQA(*(array[indices] for array in encoded))
-    return {"tokens": rows.tokens, "scored": rows.scored}
+    width = -(-int(rows.lengths.max()) // _WIDTH) * _WIDTH
+    return {"tokens": rows.tokens[:, :width], "scored": rows.scored[:, :width]}
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:

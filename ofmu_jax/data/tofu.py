@@ -11,8 +11,8 @@ from ofmu_jax.data.qa import QAItem, UnlearningData, check_unlearning_data
 from ofmu_jax.errors import InputError
 
 # Each retain split is what its forget split leaves of the 4000 items.
-_RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
-_TEXTS = {"question", "answer", "paraphrased_answer", "paraphrased_question"}
+RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+_TEXTS = ("question", "answer", "paraphrased_answer", "paraphrased_question")
 # The longest line of TOFU has 3365 bytes. Without a limit, a wrong file would fill the memory.
 _MAX_LINE_BYTES = 1 << 20
 
@@ -37,10 +37,10 @@ def load_tofu(
     Raises:
       InputError: an unknown split, a bad file, or a retain split which contains forget items.
     """
-    _check_split("forget", forget, tuple(_RETAIN_OF))
+    _check_split("forget", forget, tuple(RETAIN_OF))
     if retain is None:
-        retain = _RETAIN_OF[forget]
-    _check_split("retain", retain, tuple(_RETAIN_OF.values()))
+        retain = RETAIN_OF[forget]
+    _check_split("retain", retain, tuple(RETAIN_OF.values()))
 
     folder = Path(data_dir)
     wrong = ("perturbed_answer",)
@@ -131,7 +131,7 @@ def _parse(line: bytes, where: str, required: Sequence[str]) -> QAItem:
         if field not in record:
             raise InputError(f"{where}: field {field!r} is missing; expected it in every line")
     fields: dict[str, Any] = {}
-    for field in _TEXTS & record.keys():
+    for field in filter(record.__contains__, _TEXTS):
         if not _is_text(record[field]):
             raise InputError(
                 f"{where}: field {field!r} is {reprlib.repr(record[field])}; expected text"

@@ -132,11 +132,13 @@ def encode_qa(
 def _check_template(template: str) -> None:
     expected = "expected '{question}' and no other field"
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template)} - {None}
-    except ValueError as error:
+        parts = string.Formatter().parse(template)
+        fields = {field for _, field, _, _ in parts if field is not None}
+        template.format_map(dict.fromkeys(fields, ""))
+    except (ValueError, LookupError, AttributeError) as error:
         raise InputError(f"prompt template {template!r}: {error}; {expected}") from error
     if fields != {"question"}:
-        raise InputError(f"prompt template {template!r} has fields {fields or 'none'}; {expected}")
+        raise InputError(f"prompt template {template!r} has fields {sorted(fields)}; {expected}")
 
 
 def _special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
@@ -147,7 +149,7 @@ def _special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
 
 
 def _check_no_special_tokens(tokenizer: tokenizers.Tokenizer, pairs: Sequence[Pair]) -> None:
-    # Such a name in the data would end the answer, or worse, early.
+    # Such a name in the data would be read as the token, and end the answer early.
     special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
     for index, pair in enumerate(pairs):
         for token in special:

@@ -94,8 +94,9 @@ class TrainConfig:
     loop: tyro.conf.OmitArgPrefixes[LoopConfig] = LoopConfig(epochs=60.0)
     model: str = "pocket"
     """Preset shape of the model."""
-    split: Literal["full", "retain"] = "full"
-    """full: everything (the original model). retain: without the forget set (the retrained one)."""
+    split: str = "full"
+    """full: everything (the original model). retain, or the name of TOFU's retain split: without
+    the forget set (the retrained model)."""
     vocab_size: int = 1024
     """Tokens of the byte-level BPE, trained on the full set whatever the split."""
     learning_rate: float = 3e-3

@@ -165,9 +165,12 @@ def trained(
         data=data,
         output=OutputConfig(out=""),
         loop=LoopConfig(config.train_epochs, 16, config.seed, log_every=50, checkpoint_every=10**6),
-        split=split,  # type: ignore[arg-type]
+        split=split,
     )
-    identity = json.dumps({"config": to_dict(run), "versions": versions()}, sort_keys=True)
+    items = [dataclasses.astuple(item) for item in load_data(data).full]
+    identity = json.dumps(
+        {"config": to_dict(run), "versions": versions(), "items": items}, sort_keys=True
+    )
     folder = cache / "models" / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if has_model(folder):
         return folder, True

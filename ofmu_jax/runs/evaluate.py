@@ -7,7 +7,7 @@ from typing import Any
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import evaluate_tofu, summary
 from ofmu_jax.runs.config import EvaluateConfig
-from ofmu_jax.runs.folder import open_folder, write_json
+from ofmu_jax.runs.folder import check_folder, open_folder, write_json
 from ofmu_jax.runs.models import load_model
 from ofmu_jax.runs.train import load_data
 
@@ -19,7 +19,7 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
     data = load_data(config.data)
     model = load_model(config.model)
     retain = None if config.retain_results is None else read_results(config.retain_results)
-    folder = open_folder(config.output, config)
+    check_folder(config.output, config)
     results = evaluate_tofu(
         model.config,
         model.params,
@@ -30,6 +30,7 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
         batch_size=config.batch_size,
         retain_results=retain,
     )
+    folder = open_folder(config.output, config)
     write_json(folder / EVAL, results)
     write_json(folder / SUMMARY, summary(results))
     return folder

@@ -61,12 +61,24 @@ def _strict(value: Any) -> Any:
     return value
 
 
-def open_folder(output: OutputConfig, config: Any) -> pathlib.Path:
-    """Prepares the run folder and writes the config into it.
+@contextlib.contextmanager
+def storing(path: pathlib.Path) -> Iterator[None]:
+    """Within it, a checkpoint library's own error for a full or failing disk becomes OSError."""
+    try:
+        yield
+    except ValueError as error:  # tensorstore's, with the system's words somewhere within
+        text = " ".join(str(error).split())
+        if "os_error_code" not in text:
+            raise
+        raise OSError(f"cannot write {path}: {text.rsplit(': ', 1)[-1].split(' [')[0]}") from error
+
+
+def check_folder(output: OutputConfig, config: Any) -> None:
+    """Checks that a run may write to its folder; touches nothing.
 
     Args:
       output: the folder and what may happen to what it holds.
-      config: the run's config, for `config.json`.
+      config: the run's config.
 
     Raises:
       InputError: if the folder is not empty and neither flag is given; if --overwrite or --resume
@@ -77,21 +89,29 @@ def open_folder(output: OutputConfig, config: Any) -> pathlib.Path:
         raise InputError("--resume and --overwrite exclude each other")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output folder {folder} is a file")
-    stated = _stated(config)
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (output.resume or output.overwrite):
-            raise InputError(
-                f"output folder {folder} is not empty: give another, or --resume to go on with the "
-                "run it holds, or --overwrite to replace it"
-            )
-        if not (folder / CONFIG).is_file():
-            raise InputError(f"output folder {folder} holds no run: it has no {CONFIG}")
-        if output.resume:
-            _check_same(folder / CONFIG, stated)
-            return folder
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (output.resume or output.overwrite):
+        raise InputError(
+            f"output folder {folder} is not empty: give another, or --resume to go on with the "
+            "run it holds, or --overwrite to replace it"
+        )
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"output folder {folder} holds no run: it has no {CONFIG}")
+    if output.resume:
+        _check_same(folder / CONFIG, _stated(config))
+
+
+def open_folder(output: OutputConfig, config: Any) -> pathlib.Path:
+    """Prepares the run folder, with the config in it, after `check_folder`."""
+    check_folder(output, config)
+    folder = pathlib.Path(output.out)
+    if output.resume and (folder / CONFIG).is_file():
+        return folder
+    if output.overwrite and folder.is_dir():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {"config": stated, "versions": versions()})
+    write_json(folder / CONFIG, {"config": _stated(config), "versions": versions()})
     return folder
 
 

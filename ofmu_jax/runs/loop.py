@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.runs.config import LoopConfig
-from ofmu_jax.runs.folder import CHECKPOINTS, append_metrics, keep_metrics_before
+from ofmu_jax.runs.folder import CHECKPOINTS, append_metrics, keep_metrics_before, storing
 
 
 class LoopResult(NamedTuple):
@@ -68,27 +68,31 @@ def run_loop(
     keep_metrics_before(folder, start)
 
     pending: list[tuple[int, Any]] = []
-    compiled, compile_seconds, began = None, 0.0, time.perf_counter()
+    programs: dict[Any, Any] = {}
+    compile_seconds, began = 0.0, time.perf_counter()
     with tqdm(total=steps, initial=start, desc=label, unit="step", disable=None) as bar:
         for k in range(start, steps):
             inputs = batch(k)
-            if compiled is None:
-                # Compiled apart, so that the bar's remaining time is that of the steps alone.
+            shapes = tuple(x.shape for x in jax.tree.leaves(inputs))
+            if shapes not in programs:
                 bar.set_postfix_str("compiling")
-                compiled = step.lower(state, *inputs).compile()
-                compile_seconds = time.perf_counter() - began
-                began = bar.start_t = bar.last_print_t = time.time()
-                began = time.perf_counter()
-            state, metrics = compiled(state, *inputs)
+                compiling = time.perf_counter()
+                programs[shapes] = step.lower(state, *inputs).compile()
+                compile_seconds += time.perf_counter() - compiling
+                if len(programs) == 1:
+                    # The remaining time that the bar shows is that of the steps alone.
+                    bar.start_t = bar.last_print_t = time.time()
+            state, metrics = programs[shapes](state, *inputs)
             pending.append((k, metrics))
             if (k + 1) % loop.log_every == 0 or k + 1 == steps:
                 bar.set_postfix_str(_note(pending, folder, loop, label))
                 pending.clear()
             if (k + 1) % loop.checkpoint_every == 0 and k + 1 < steps:
-                checkpointer.save(k + 1, state)
+                with storing(folder / CHECKPOINTS):
+                    checkpointer.save(k + 1, state)
             bar.update()
         jax.block_until_ready(state)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - began - compile_seconds
     checkpointer.close()
     return LoopResult(state, seconds, compile_seconds)
 

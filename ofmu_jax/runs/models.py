@@ -11,7 +11,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.models import DecoderConfig, init_params
-from ofmu_jax.runs.folder import MODEL, write_atomic, write_json
+from ofmu_jax.runs.folder import MODEL, storing, write_atomic, write_json
 
 
 class Model(NamedTuple):
@@ -32,7 +32,8 @@ def save_model(run: pathlib.Path, model: Model) -> None:
     """Writes `run/model`; its config comes last, so that a folder with one is complete."""
     folder = run / MODEL
     folder.mkdir(parents=True, exist_ok=True)
-    ocp.save(folder.absolute() / "params", model.params, overwrite=True)
+    with storing(folder / "params"):
+        ocp.save(folder.absolute() / "params", model.params, overwrite=True)
     write_atomic(folder / "tokenizer.json", model.tokenizer.to_str())
     write_json(folder / "config.json", dataclasses.asdict(model.config))
 

@@ -9,6 +9,7 @@ import optax
 
 from ofmu_jax import bilevel
 from ofmu_jax.data import (
+    RETAIN_OF,
     QAItem,
     UnlearningData,
     check_unlearning_data,
@@ -55,10 +56,29 @@ def load_data(config: DataConfig) -> UnlearningData:
     return data
 
 
+def training_items(data: UnlearningData, config: TrainConfig) -> tuple[QAItem, ...]:
+    """What a split holds.
+
+    Raises:
+      InputError: for a split that is neither full nor the retain split that belongs to the task.
+    """
+    retain = ["retain"]
+    if config.data.dataset == "tofu":
+        retain.append(config.data.retain or RETAIN_OF[config.data.forget])
+    if config.split == "full":
+        return data.full
+    if config.split in retain:
+        return data.without_forget
+    raise InputError(
+        f"split {config.split!r}: expected one of full, {', '.join(retain)} (a retain split that "
+        "belongs to another forget split needs --forget)"
+    )
+
+
 def train(config: TrainConfig) -> pathlib.Path:
     """Trains a model as `ofmu train` does; returns the run folder."""
     data = load_data(config.data)
-    items = data.full if config.split == "full" else data.without_forget
+    items = training_items(data, config)
     tokenizer = train_tokenizer(
         (text for item in data.full for text in (item.question, item.answer)), config.vocab_size
     )

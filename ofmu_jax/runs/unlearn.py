@@ -123,7 +123,7 @@ def check_batches(forget: Mapping[str, Any], retain: Mapping[str, Any]) -> None:
 
     Raises:
       InputError: if a key of the retain batch is missing in the forget batch, or an array differs
-        in dtype or in the shape of an item.
+        in dtype or number of dimensions.
     """
     for key, value in retain.items():
         if key not in forget:
@@ -132,7 +132,7 @@ def check_batches(forget: Mapping[str, Any], retain: Mapping[str, Any]) -> None:
             )
         for what, a, b in (
             ("dtype", forget[key].dtype, value.dtype),
-            ("item shape", forget[key].shape[1:], value.shape[1:]),
+            ("dimensions", forget[key].ndim, value.ndim),
         ):
             if a != b:
                 raise InputError(f"{key!r} has {what} {a} in forget batches but {b} in retain ones")

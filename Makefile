@@ -1,0 +1,27 @@
+# `make demo` and `make test` set up everything they need, in an environment of their own.
+PYTHON ?= python3
+VENV ?= .venv
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all lint
+
+demo: $(READY)
+	$(VENV)/bin/ofmu demo --out out/demo --overwrite
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+test-all: $(READY)
+	$(VENV)/bin/python -m pytest -n 2
+
+lint: $(READY)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ofmu_jax needs Python >= 3.11; name one with PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@

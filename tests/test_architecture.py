@@ -1,0 +1,64 @@
+"""Imports go downwards only."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "ofmu_jax"
+
+# What each room may import of ours; errors and version are everybody's.
+ALLOWED = {
+    "bilevel": set(),
+    "losses": set(),
+    "models": set(),
+    "data": set(),
+    "methods": {"bilevel", "losses"},
+    "evals": {"losses", "models", "data"},
+    "runs": {"bilevel", "losses", "models", "data", "methods", "evals"},
+    "cli": {"methods", "runs"},
+    "__main__": {"cli"},
+    "__init__": {"bilevel"},
+    "errors": set(),
+    "version": set(),
+}
+CORE_DEPENDENCIES = {"jax", "optax", "chex", "numpy"}
+STANDARD = {"dataclasses", "functools", "math", "typing", "collections"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_a_module_imports_only_rooms_below_its_own(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "ofmu_jax":
+            target = parts[1]
+            assert target == room or target in ALLOWED[room] | {"errors", "version"}, name
+
+
+def test_the_core_depends_on_jax_and_optax_alone():
+    for path in (PACKAGE / "bilevel").rglob("*.py"):
+        for name in imports(path):
+            top = name.split(".")[0]
+            assert top in CORE_DEPENDENCIES | STANDARD | {"ofmu_jax"}, (path, name)
+            assert not name.startswith("ofmu_jax") or name.startswith("ofmu_jax.bilevel"), name
+
+
+def test_no_private_name_of_jax_is_used():
+    for path in PACKAGE.rglob("*.py"):
+        for name in imports(path):
+            if name.split(".")[0] in ("jax", "optax", "flax", "orbax"):
+                assert not any(part.startswith("_") for part in name.split(".")), (path, name)
