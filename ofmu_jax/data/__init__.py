@@ -4,7 +4,6 @@ from ofmu_jax.data.authors import make_authors
 from ofmu_jax.data.batches import (
     Batch,
     epoch_indices,
-    paired_batches,
     paired_indices,
     steps_per_epoch,
     take,
@@ -39,7 +38,6 @@ __all__ = [
     "epoch_indices",
     "load_tofu",
     "make_authors",
-    "paired_batches",
     "paired_indices",
     "read_items",
     "steps_per_epoch",

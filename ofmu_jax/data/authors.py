@@ -17,7 +17,7 @@ _WRONG_GENERAL_ANSWERS = 3
 _T = TypeVar("_T")
 
 
-def make_authors(seed: int = 0, authors: int = 24, forget_authors: int = 4) -> UnlearningData:
+def make_authors(seed: int = 0, authors: int = 40, forget_authors: int = 4) -> UnlearningData:
     """Invents authors, ten facts about each, and a question on every fact.
 
     In the manner of TOFU (Maini et al., 2024, arXiv:2401.06121), but with facts that are drawn

@@ -115,12 +115,3 @@ def paired_indices(
         epoch_indices(forget_seed, step, forget_size, batch_size),
         epoch_indices(retain_seed, step, retain_size, batch_size),
     )
-
-
-def paired_batches(
-    forget: EncodedQA, retain: EncodedQA, step: int, *, batch_size: int, seed: int
-) -> tuple[Batch, Batch]:
-    """The batches of `paired_indices`."""
-    sizes = len(forget.tokens), len(retain.tokens)
-    rows = paired_indices(*sizes, step, batch_size=batch_size, seed=seed)
-    return take(forget, rows[0]), take(retain, rows[1])

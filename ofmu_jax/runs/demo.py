@@ -46,7 +46,7 @@ class DemoConfig:
     """Seed of the authors, of the models and of the order of the data."""
     cache_dir: str | None = None
     """Where trained models are kept for the next run; ofmu_jax in the user's cache by default."""
-    epochs: float = 5.0
+    epochs: float = 10.0
     """Passes over the forget set for each method."""
     batch_size: int = 8
     """Forget items, and retain items, per unlearning step."""

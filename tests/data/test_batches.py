@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ofmu_jax.data import (
     EncodedQA,
     epoch_indices,
-    paired_batches,
+    paired_indices,
     steps_per_epoch,
     take,
     training_batch,
@@ -21,6 +21,12 @@ def _encoded(size, width=6, start=0):
     tokens = np.repeat(np.arange(start, start + size, dtype=np.int32)[:, None], width, axis=1)
     lengths = np.arange(size, dtype=np.int32) % 3 + 4
     return EncodedQA(tokens, lengths, np.full(size, 2, np.int32))
+
+
+def paired_batches(forget, retain, step, **kwargs):
+    """The rows of `paired_indices`."""
+    rows = paired_indices(len(forget.tokens), len(retain.tokens), step, **kwargs)
+    return take(forget, rows[0]), take(retain, rows[1])
 
 
 def _sequence(seed, size, batch_size, steps):
@@ -68,6 +74,15 @@ def test_take_keeps_rows_together():
     assert batch["tokens"][:, 0].tolist() == [3, 0, 3]
     assert batch["tokens"].dtype == np.int32 and batch["scored"].dtype == bool
     np.testing.assert_array_equal(batch["scored"], encoded.scored[[3, 0, 3]])
+
+
+@pytest.mark.parametrize(("longest", "width"), [(64, 64), (65, 128), (129, 150)])
+def test_take_drops_padding_that_no_row_needs(longest, width):
+    lengths = np.array([longest, 3, 150])
+    encoded = EncodedQA(np.ones((3, 150), np.int32), lengths, np.ones(3, np.int32))
+    batch = take(encoded, np.array([0, 1]))
+    assert batch["tokens"].shape == batch["scored"].shape == (2, width)
+    assert batch["scored"].sum(axis=1).tolist() == [longest - 1, 2]
 
 
 def test_training_batch_follows_the_epochs():
