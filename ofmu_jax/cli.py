@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -79,13 +80,7 @@ def _run(command: str, arguments: list[str]) -> int:
     if given is not None:
         values = read_mapping(given)
         values = values.get("config", values)  # a run's config.json holds versions beside it
-        out, arguments = _take(arguments, "--out")
-        values.setdefault("output", {"out": out or ""})
-        if out:
-            values["output"]["out"] = out
         default = from_dict(config_type, values, f"config {given}")
-        if not default.output.out and "--help" not in arguments:
-            raise InputError("--out is required")
     config = _parse(config_type, arguments, default, f"ofmu {command}")
     function(config)
     return 0
@@ -142,6 +137,5 @@ def _parse(config_type: Any, arguments: list[str], default: Any, program: str) -
 
 def _one_line(box: str) -> str:
     """tyro's boxed message as one line, without its pointer to the help text."""
-    lines = [line.strip("╭╮╰╯│─ ") for line in box.splitlines()]
-    text = " ".join(line for line in lines if line)
-    return text.split("For full helptext")[0].strip()
+    text = re.sub(r"[╭╮╰╯│─]|-{3,}", " ", box).split("For full helptext")[0]
+    return " ".join(text.split())

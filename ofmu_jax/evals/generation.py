@@ -59,10 +59,13 @@ def generate(
         )
     batches = [
         # A repeated row ends when its twin does, so padding never prolongs the loop.
-        _generate_batch(
-            config, params, tokens[rows, :longest], prompt_lengths[rows], max_new_tokens, eos_id
+        # Waiting for each batch keeps the progress bar honest, and costs no transfer.
+        jax.block_until_ready(
+            _generate_batch(
+                config, params, tokens[rows, :longest], prompt_lengths[rows], max_new_tokens, eos_id
+            )
         )
-        for rows in padded_batches(len(tokens), batch_size)
+        for rows in padded_batches(len(tokens), batch_size, "generate answers")
     ]
     return np.concatenate(jax.device_get(batches))[: len(tokens)]
 

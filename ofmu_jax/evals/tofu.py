@@ -152,8 +152,11 @@ def item_losses(
     # Padding may exceed the limit where no row does.
     tokens, scored = encoded.tokens[:, :limit], encoded.scored[:, :limit]
     losses = [
-        _batch_losses(config, params, {"tokens": tokens[rows], "scored": scored[rows]})
-        for rows in padded_batches(len(tokens), batch_size)
+        # Waiting for each batch keeps the progress bar honest, and costs no transfer.
+        jax.block_until_ready(
+            _batch_losses(config, params, {"tokens": tokens[rows], "scored": scored[rows]})
+        )
+        for rows in padded_batches(len(tokens), batch_size, "score answers")
     ]
     return np.concatenate(jax.device_get(losses), dtype=np.float64)[: len(tokens)]
 

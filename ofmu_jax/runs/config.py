@@ -150,8 +150,12 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
       values: nested dicts with the names of its fields.
       source: where they came from, for errors.
 
+    Returns:
+      The config; a value that is required and not given is `tyro.MISSING`, so that the command
+      line asks for it.
+
     Raises:
-      InputError: for a name that is no field, a value of another type, a missing field.
+      InputError: for a name that is no field, or a value of another type.
     """
     if not isinstance(values, dict):
         raise InputError(f"{source}: expected a mapping for {cls.__name__}, got {values!r}")
@@ -171,15 +175,14 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
             given[name] = from_dict(hint_type, value, source)
         else:
             given[name] = _checked(value, hint_type, f"{source}: {cls.__name__}.{name}")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in given
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise InputError(f"{source}: {cls.__name__} lacks {', '.join(missing)}")
+    for name, field in fields.items():
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        if required and name not in given:
+            kind = Method if hints[name] is M else hints[name]
+            nested = dataclasses.is_dataclass(kind)
+            given[name] = from_dict(kind, {}, source) if nested else tyro.MISSING
     return cls(**given)
 
 

@@ -16,6 +16,9 @@ EVAL, SUMMARY = "TOFU_EVAL.json", "TOFU_SUMMARY.json"
 
 def evaluate(config: EvaluateConfig) -> pathlib.Path:
     """Evaluates as `ofmu evaluate` does; returns the run folder."""
+    if config.output.resume and (pathlib.Path(config.output.out) / SUMMARY).is_file():
+        check_folder(config.output, config)
+        return pathlib.Path(config.output.out)
     data = load_data(config.data)
     model = load_model(config.model)
     retain = None if config.retain_results is None else read_results(config.retain_results)

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -94,6 +95,10 @@ def run_loop(
         jax.block_until_ready(state)
     seconds = time.perf_counter() - began - compile_seconds
     checkpointer.close()
+    print(
+        f"{label}: {steps - start} steps in {seconds:.1f} s, compiled in {compile_seconds:.1f} s",
+        file=sys.stderr,
+    )
     return LoopResult(state, seconds, compile_seconds)
 
 

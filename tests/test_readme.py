@@ -1,0 +1,25 @@
+"""What the README shows runs as shown."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_library_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Diagnostics(forget_loss=" in done.stdout and "curvature=" in done.stdout
+
+
+def test_the_commands_exist():
+    from ofmu_jax.cli import _commands
+
+    for command in re.findall(r"^(?:\.venv/bin/)?ofmu (\w+)", README, flags=re.MULTILINE):
+        assert command in _commands()
+    makefile = (pathlib.Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        assert f"\n{target}:" in makefile
