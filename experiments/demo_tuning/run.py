@@ -1,8 +1,8 @@
 """Random search with one budget for every method; writes trials.jsonl and best.json.
 
 A trial is a draw of hyperparameters, unlearned and evaluated on each seed. Its objective is the
-mean over the seeds of the harmonic mean of 1 - D and the utility relative to the retrained model's, at
-most 1; D, the Kolmogorov-Smirnov distance, rather than its p-value, which is flat at 0 almost
+mean over the seeds of the harmonic mean of 1 - D and the utility relative to the retrained model's,
+at most 1; D, the Kolmogorov-Smirnov distance, rather than its p-value, which is flat at 0 almost
 everywhere. After the draws from the whole space come `refine` draws from a box around the best.
 Trials that are in `trials.jsonl` already are not run again.
 """
