@@ -22,7 +22,7 @@ ALLOWED = {
     "errors": set(),
     "version": set(),
 }
-CORE_DEPENDENCIES = {"jax", "optax", "chex", "numpy"}
+CORE_DEPENDENCIES = {"jax", "optax"}
 STANDARD = {"dataclasses", "functools", "math", "typing", "collections"}
 
 

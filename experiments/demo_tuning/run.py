@@ -7,7 +7,6 @@ everywhere. After the draws from the whole space come `refine` draws from a box 
 Trials that are in `trials.jsonl` already are not run again.
 """
 
-import functools
 import json
 import math
 import pathlib
@@ -17,11 +16,9 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from ofmu_jax.evals import evaluate_tofu
 from ofmu_jax.methods import METHODS
 from ofmu_jax.runs import demo
 from ofmu_jax.runs.config import (
-    DataConfig,
     LoopConfig,
     OutputConfig,
     from_dict,
@@ -30,9 +27,6 @@ from ofmu_jax.runs.config import (
     versions,
 )
 from ofmu_jax.runs.folder import write_json
-from ofmu_jax.runs.models import load_model
-from ofmu_jax.runs.train import load_data
-from ofmu_jax.runs.unlearn import unlearn_model
 
 HERE = pathlib.Path(__file__).parent
 
@@ -66,35 +60,13 @@ def draw(space, rng):
     return point
 
 
-def task(seed, config, cache):
-    """Data, original model, and evaluator of a seed."""
-    demo_config = demo.DemoConfig(OutputConfig(""), seed=seed)
-    data_config = DataConfig("authors", data_seed=seed)
-    data = load_data(data_config)
-    folders = [
-        demo.trained(demo_config, data_config, split, cache)[0] for split in ("full", "retain")
-    ]
-    evaluator = functools.partial(
-        evaluate_tofu,
-        data=data,
-        template=data_config.template,
-        max_new_tokens=demo_config.max_new_tokens,
-        batch_size=32,
-    )
-    retrained = demo.evaluated(folders[1], evaluator)
-    loop = LoopConfig(config["epochs"], config["batch_size"], seed, log_every=1)
-    return load_model(folders[0]), data, data_config.template, loop, evaluator, retrained
-
-
-def run_trial(method, tasks, scratch):
+def run_trial(method, tasks, loops, scratch):
     """The demo's figures of a method on every seed."""
     rows = []
-    for model, data, template, loop, evaluator, retrained in tasks:
+    for task, loop in zip(tasks, loops, strict=True):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        params, result, _ = unlearn_model(model, data, method, loop, scratch, template=template)
-        results = evaluator(model.config, params, model.tokenizer, retain_results=retrained)
-        rows.append(demo.row(results, retrained) | {"seconds": result.seconds})
+        rows.append(demo.enter(method, task, loop, scratch))
     return rows
 
 
@@ -108,7 +80,11 @@ def main(
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     cache = demo.cache_folder(None)
-    tasks = [task(seed, values, cache) for seed in values["seeds"]]
+    seeds = values["seeds"]
+    tasks = [demo.prepare(demo.DemoConfig(OutputConfig(""), seed=seed), cache) for seed in seeds]
+    loops = [
+        LoopConfig(values["epochs"], values["batch_size"], seed, log_every=1) for seed in seeds
+    ]
     log = folder / "trials.jsonl"
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     for name, space in values["methods"].items():
@@ -125,7 +101,7 @@ def main(
             if any(d["method"] == name and d["trial"] == trial for d in done):
                 continue
             instance = from_dict(METHODS[name], point, config)
-            rows = run_trial(instance, tasks, folder / f"scratch_{name}")
+            rows = run_trial(instance, tasks, loops, folder / f"scratch_{name}")
             record = {
                 "method": name,
                 "trial": trial,

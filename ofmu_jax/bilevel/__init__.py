@@ -1,6 +1,6 @@
 """The bi-level core: OFMU's objectives, derivatives and optax transformations.
 
-Pure functions of any parameter pytree; imports nothing but jax, optax and numpy.
+Pure functions of any parameter pytree; imports nothing but jax and optax.
 """
 
 from ofmu_jax.bilevel import quadratics

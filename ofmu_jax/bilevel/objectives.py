@@ -254,7 +254,7 @@ def penalised(
     """F = L_r + rho |grad Phi|^2 as a function of the parameters.
 
     Its value takes second derivatives of the losses and its gradient third ones;
-    `transforms.add_stationarity_penalty` gives that gradient in forward mode.
+    `penalties.add_stationarity_penalty` gives that gradient in forward mode.
     """
 
     def value(params: Params) -> jax.Array:

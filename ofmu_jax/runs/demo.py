@@ -10,13 +10,14 @@ import resource
 import shutil
 import statistics
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tyro
 
-from ofmu_jax.data import encode_qa, take
+from ofmu_jax.data import UnlearningData, encode_qa, take
 from ofmu_jax.evals import evaluate_tofu, summary
 from ofmu_jax.losses import language
 from ofmu_jax.methods import GradAscent, GradDiff, Method, Npo, Ofmu
@@ -30,8 +31,8 @@ from ofmu_jax.runs.config import (
     to_dict,
     versions,
 )
-from ofmu_jax.runs.evaluate import EVAL, SUMMARY, read_results
-from ofmu_jax.runs.folder import CONFIG, open_folder, write_json
+from ofmu_jax.runs.evaluate import EVAL, SUMMARY
+from ofmu_jax.runs.folder import CONFIG, RESULTS, open_folder, write_json
 from ofmu_jax.runs.models import Model, has_model, load_model
 from ofmu_jax.runs.train import load_data, train
 from ofmu_jax.runs.unlearn import unlearn_model
@@ -60,71 +61,108 @@ class DemoConfig:
 METHODS: tuple[Method, ...] = (Ofmu(), GradAscent(), GradDiff(), Npo())
 
 
+class Task(NamedTuple):
+    """What a method gets and is judged by.
+
+    Attributes:
+      model: the original model.
+      data: what it is to forget and to retain.
+      template: how a question becomes a prompt.
+      evaluate: from parameters to TOFU's results, with the retrained model as the yardstick.
+      retrained: the results of the retrained model.
+      reused: whether both trained models were found in the cache.
+    """
+
+    model: Model
+    data: UnlearningData
+    template: str
+    evaluate: Callable[[Any], dict[str, Any]]
+    retrained: dict[str, Any]
+    reused: bool
+
+
+def prepare(config: DemoConfig, cache: pathlib.Path) -> Task:
+    """Trains the original and the retrained model, or finds them in the cache."""
+    data_config = DataConfig("authors", data_seed=config.seed)
+    data = load_data(data_config)
+    original, original_reused = _trained(config, data_config, "full", cache)
+    retrained, retrained_reused = _trained(config, data_config, "retain", cache)
+    model, yardstick = load_model(original), load_model(retrained)
+    evaluate = functools.partial(
+        evaluate_tofu,
+        model.config,
+        tokenizer=model.tokenizer,
+        data=data,
+        template=data_config.template,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=32,
+    )
+    results = evaluate(yardstick.params)
+    return Task(
+        model,
+        data,
+        data_config.template,
+        functools.partial(evaluate, retain_results=results),
+        results,
+        original_reused and retrained_reused,
+    )
+
+
+def enter(method: Method, task: Task, loop: LoopConfig, run: pathlib.Path) -> dict[str, Any]:
+    """Unlearns with a method and evaluates; returns its row of the table."""
+    params, result, steps = unlearn_model(
+        task.model, task.data, method, loop, run, template=task.template
+    )
+    results = task.evaluate(params)
+    write_json(run / EVAL, results)
+    write_json(run / SUMMARY, summary(results))
+    return _row(results, task.retrained) | {
+        "steps": steps,
+        "seconds": result.seconds,
+        "compile_seconds": result.compile_seconds,
+    }
+
+
 def demo(config: DemoConfig) -> pathlib.Path:
     """Runs the demo; returns its folder."""
     began = time.perf_counter()
     cache = cache_folder(config.cache_dir)
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
     folder = open_folder(config.output, config)
-    data_config = DataConfig("authors", data_seed=config.seed)
-    data = load_data(data_config)
-
-    folders = {
-        "original": trained(config, data_config, "full", cache),
-        "retrained": trained(config, data_config, "retain", cache),
+    task = prepare(config, cache)
+    rows = {
+        "original": _row(task.evaluate(task.model.params), task.retrained),
+        "retrained": _row(task.retrained, task.retrained),
     }
-    evaluator = functools.partial(
-        evaluate_tofu,
-        data=data,
-        template=data_config.template,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=32,
-    )
-    retrained = evaluated(folders["retrained"][0], evaluator)
-    original = evaluated(folders["original"][0], evaluator, retrained)
-    rows = {"original": row(original, retrained), "retrained": row(retrained, retrained)}
-    rows["retrained"] |= {"forget_quality": 1.0, "ks_distance": 0.0}
-
-    model = load_model(folders["original"][0])
+    gradient_seconds = _seconds_per_gradient(task, config.batch_size)
     loop = LoopConfig(config.epochs, config.batch_size, config.seed, log_every=1)
-    gradient_seconds = seconds_per_gradient(model, data, data_config.template, config.batch_size)
     runs = {}
     for method in METHODS:
         run = runs[method.name] = folder / method.name
         run.mkdir()
         write_json(run / CONFIG, {"method": to_dict(method), "loop": to_dict(loop)})
-        params, result, steps = unlearn_model(
-            model, data, method, loop, run, template=data_config.template
-        )
-        results = evaluator(model.config, params, model.tokenizer, retain_results=retrained)
-        write_json(run / EVAL, results)
-        write_json(run / SUMMARY, summary(results))
-        rows[method.name] = row(results, retrained) | {
-            "steps": steps,
-            "seconds": result.seconds,
-            "compile_seconds": result.compile_seconds,
-            "gradient_equivalents": result.seconds / gradient_seconds,
-        }
+        row = rows[method.name] = enter(method, task, loop, run)
+        row["gradient_equivalents"] = row["seconds"] / gradient_seconds
 
     report.plot_trade_off(rows, folder / "trade_off.png")
     report.plot_diagnostics(runs, folder / "diagnostics.png")
-    outcome = {
+    results = {
         "verdict": verdict(rows),
         "models": rows,
         "seed": config.seed,
-        "forget_items": len(data.forget_eval),
+        "forget_items": len(task.data.forget_eval),
         "gradient_seconds": gradient_seconds,
         "costs": {
             "seconds": time.perf_counter() - began,
             "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-            "reused_models": all(reused for _, reused in folders.values()),
+            "reused_models": task.reused,
         },
         "versions": versions(),
     }
-    write_json(folder / "results.json", outcome)
-    report.write_report(folder, outcome)
+    write_json(folder / RESULTS, results)
+    report.write_report(folder, results)
     print(report.table(rows))
-    print(f"\n{outcome['verdict']}")
+    print(f"\n{results['verdict']}")
     print(f"report: {folder / 'report.md'}")
     return folder
 
@@ -157,7 +195,7 @@ def cache_folder(given: str | None) -> pathlib.Path:
     return pathlib.Path(home) / "ofmu_jax"
 
 
-def trained(
+def _trained(
     config: DemoConfig, data: DataConfig, split: str, cache: pathlib.Path
 ) -> tuple[pathlib.Path, bool]:
     """The run folder of a trained model, from the cache if it is there; and whether it was."""
@@ -182,26 +220,16 @@ def trained(
     return folder, False
 
 
-def evaluated(folder: pathlib.Path, evaluator: Any, retain_results: Any = None) -> dict[str, Any]:
-    """The evaluation of a trained model, kept beside it."""
-    if not (folder / EVAL).is_file():
-        model = load_model(folder)
-        results = evaluator(
-            model.config, model.params, model.tokenizer, retain_results=retain_results
-        )
-        write_json(folder / EVAL, results)
-    return read_results(folder / EVAL)
-
-
-def row(results: dict[str, Any], retrained: dict[str, Any]) -> dict[str, Any]:
+def _row(results: dict[str, Any], retrained: dict[str, Any]) -> dict[str, Any]:
     """The figures of one model for the table."""
-    quality = results["forget_quality"]
+    itself = results is retrained
+    quality = {"agg_value": 1.0, "D": 0.0, "log10_p": 0.0} if itself else results["forget_quality"]
     utility = results["model_utility"]["agg_value"]
     relative = utility / retrained["model_utility"]["agg_value"]
     return {
         "forget_quality": quality["agg_value"],
-        "ks_distance": quality.get("D"),
-        "log10_p": quality.get("log10_p"),
+        "ks_distance": quality["D"],
+        "log10_p": quality["log10_p"],
         "model_utility": utility,
         "relative_utility": relative,
         "forget_probability": results["forget_Q_A_Prob"]["agg_value"],
@@ -210,16 +238,16 @@ def row(results: dict[str, Any], retrained: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def seconds_per_gradient(model: Model, data: Any, template: str, batch_size: int) -> float:
+def _seconds_per_gradient(task: Task, batch_size: int) -> float:
     """Median wall time of one gradient of one batch, the unit of the cost column."""
-    encoded = encode_qa(model.tokenizer, [*data.forget, *data.retain], template)
+    encoded = encode_qa(task.model.tokenizer, [*task.data.forget, *task.data.retain], task.template)
     batch = take(encoded, np.arange(batch_size))
-    apply_fn = functools.partial(forward, model.config)
+    apply_fn = functools.partial(forward, task.model.config)
     gradient = jax.jit(jax.grad(functools.partial(language.cross_entropy, apply_fn)))
-    jax.block_until_ready(gradient(model.params, batch))
+    jax.block_until_ready(gradient(task.model.params, batch))
     times = []
     for _ in range(15):
         start = time.perf_counter()
-        jax.block_until_ready(gradient(model.params, batch))
+        jax.block_until_ready(gradient(task.model.params, batch))
         times.append(time.perf_counter() - start)
     return statistics.median(times)

@@ -24,11 +24,9 @@ from ofmu_jax.errors import InputError
 from ofmu_jax.losses import language
 from ofmu_jax.models import forward, init_params, preset
 from ofmu_jax.runs.config import DataConfig, LoopConfig, TrainConfig
-from ofmu_jax.runs.folder import open_folder, write_json
+from ofmu_jax.runs.folder import RESULTS, open_folder, write_json
 from ofmu_jax.runs.loop import LoopResult, run_loop
 from ofmu_jax.runs.models import Model, has_model, load_model, save_model
-
-RESULTS = "results.json"
 
 
 class TrainState(NamedTuple):
