@@ -1,9 +1,12 @@
 """What the README shows runs as shown."""
 
+import json
 import pathlib
 import re
 import subprocess
 import sys
+
+from ofmu_jax.runs import report
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -23,3 +26,10 @@ def test_the_commands_exist():
     makefile = (pathlib.Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_the_tables_are_those_of_the_committed_results():
+    for folder in ("demo", "tofu_forget10"):
+        path = pathlib.Path(__file__).parent.parent / "experiments" / folder / "results.json"
+        models = json.loads(path.read_text(encoding="utf-8"))["models"]
+        assert report.table(models) in README, folder

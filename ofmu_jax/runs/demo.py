@@ -128,7 +128,7 @@ def enter(method: Method, task: Task, loop: LoopConfig, run: pathlib.Path) -> di
     results = task.evaluate(params)
     write_json(run / EVAL, results)
     write_json(run / SUMMARY, summary(results))
-    return _row(results, task.retrained) | {
+    return report.row(results, task.retrained) | {
         "steps": steps,
         "seconds": result.seconds,
         "compile_seconds": result.compile_seconds,
@@ -143,8 +143,8 @@ def demo(config: DemoConfig) -> pathlib.Path:
     folder = open_folder(config.output, config)
     task = prepare(config, cache)
     rows = {
-        "original": _row(task.evaluate(task.model.params), task.retrained),
-        "retrained": _row(task.retrained, task.retrained),
+        "original": report.row(task.evaluate(task.model.params), task.retrained),
+        "retrained": report.row(task.retrained, task.retrained),
     }
     gradient_seconds = _seconds_per_gradient(task, config.batch_size)
     loop = LoopConfig(config.epochs, config.batch_size, config.seed, log_every=1)
@@ -230,24 +230,6 @@ def _trained(
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return folder, False
-
-
-def _row(results: dict[str, Any], retrained: dict[str, Any]) -> dict[str, Any]:
-    """The figures of one model for the table."""
-    itself = results is retrained
-    quality = {"agg_value": 1.0, "D": 0.0, "log10_p": 0.0} if itself else results["forget_quality"]
-    utility = results["model_utility"]["agg_value"]
-    relative = utility / retrained["model_utility"]["agg_value"]
-    return {
-        "forget_quality": quality["agg_value"],
-        "ks_distance": quality["D"],
-        "log10_p": quality["log10_p"],
-        "model_utility": utility,
-        "relative_utility": relative,
-        "forget_probability": results["forget_Q_A_Prob"]["agg_value"],
-        "retain_probability": results["retain_Q_A_Prob"]["agg_value"],
-        "score": report.score(quality["agg_value"], relative),
-    }
 
 
 def _seconds_per_gradient(task: Task, batch_size: int) -> float:

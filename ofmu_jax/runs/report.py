@@ -41,6 +41,29 @@ def score(p: float | None, relative_utility: float) -> float:
     return 0.0 if not p or not utility else 2 * p * utility / (p + utility)
 
 
+def row(results: dict[str, Any], retrained: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one model for the table.
+
+    Args:
+      results: TOFU's results of the model.
+      retrained: those of the retrained model, itself the yardstick.
+    """
+    itself = results is retrained
+    quality = {"agg_value": 1.0, "D": 0.0, "log10_p": 0.0} if itself else results["forget_quality"]
+    utility = results["model_utility"]["agg_value"]
+    relative = utility / retrained["model_utility"]["agg_value"]
+    return {
+        "forget_quality": quality["agg_value"],
+        "ks_distance": quality["D"],
+        "log10_p": quality["log10_p"],
+        "model_utility": utility,
+        "relative_utility": relative,
+        "forget_probability": results["forget_Q_A_Prob"]["agg_value"],
+        "retain_probability": results["retain_Q_A_Prob"]["agg_value"],
+        "score": score(quality["agg_value"], relative),
+    }
+
+
 def table(models: dict[str, dict[str, Any]]) -> str:
     """A Markdown table, one row per model."""
     lines = [

@@ -52,7 +52,7 @@ HALVES = make_authors(seed=3, authors=40, forget_authors=20)
 
 
 def test_sizes():
-    assert (len(DATA.retain), len(DATA.forget), len(DATA.background)) == (200, 40, 48)
+    assert (len(DATA.retain), len(DATA.forget), len(DATA.background)) == (360, 40, 48)
     assert (len(DATA.retain_eval), len(DATA.forget_eval)) == (40, 40)
     assert (len(DATA.real_authors), len(DATA.world_facts)) == (24, 24)
     small = make_authors(authors=3, forget_authors=2)
@@ -204,8 +204,8 @@ def test_same_seed_gives_the_same_bytes_in_every_process():
         ({"seed": -1}, "seed is -1"),
         ({"authors": 1}, "authors is 1; expected 2 to 200"),
         ({"authors": 201}, "authors is 201; expected 2 to 200"),
-        ({"forget_authors": 0}, "forget_authors is 0; expected 1 to 23"),
-        ({"forget_authors": 24}, "forget_authors is 24; expected 1 to 23"),
+        ({"forget_authors": 0}, "forget_authors is 0; expected 1 to 39"),
+        ({"forget_authors": 40}, "forget_authors is 40; expected 1 to 39"),
     ],
 )
 def test_bad_argument(arguments, complaint):
