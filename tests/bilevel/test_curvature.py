@@ -75,6 +75,24 @@ def test_the_trajectory_product_converges_to_the_exact_one_at_first_order():
 
 
 @pytest.mark.usefixtures("x64")
+def test_the_first_and_the_last_pair_of_iterates_are_told_apart():
+    params, loss, fb, rb = network()
+    losses = closures(loss, fb, rb)
+
+    def kept(which, start, steps):
+        ascend = bl.maximize_inner(optax.sgd(0.05), 0.5, steps, keep_secant=which)
+        displacement, state = ascend.update(None, ascend.init(start), start, **losses)
+        return state.secant, optax.apply_updates(start, displacement)
+
+    first, _ = kept("first", params, 4)
+    chex.assert_trees_all_close(first, kept("first", params, 2)[0], rtol=1e-9)
+    _, middle = kept("first", params, 2)
+    last, _ = kept("last", params, 4)
+    chex.assert_trees_all_close(last, kept("first", middle, 2)[0], rtol=1e-9)
+    assert distance(first.hvp, last.hvp) > 1e-3
+
+
+@pytest.mark.usefixtures("x64")
 def test_the_secant_needs_no_knowledge_of_the_inner_optimiser():
     # On a quadratic, the difference of gradients is exactly H d, whatever made the step d.
     problem = qd.random_quadratic(jax.random.key(3), 4)
