@@ -21,10 +21,11 @@ def test_the_library_example_runs():
 def test_the_commands_exist():
     from ofmu_jax.cli import _commands
 
-    for command in re.findall(r"^(?:\.venv/bin/)?ofmu (\w+)", README, flags=re.MULTILINE):
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
+    for command in re.findall(r"^(?:\.venv/bin/)?ofmu (\w+)", shell, flags=re.MULTILINE):
         assert command in _commands()
     makefile = (pathlib.Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+    for target in re.findall(r"^make (\w+)", shell, flags=re.MULTILINE):
         assert f"\n{target}:" in makefile
 
 

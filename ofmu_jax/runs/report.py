@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from ofmu_jax.runs.folder import read_metrics, write_atomic
 
 _TITLES = {
-    "forget_loss": "forget loss (nats per token)",
+    "forget_loss": "forget loss, as each method defines it",
     "retain_loss": "retain loss (nats per token)",
     "cosine": "cos(grad forget, grad retain)",
     "forget_norm": "|grad forget|",
@@ -110,10 +110,17 @@ def plot_diagnostics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> No
     records = {name: read_metrics(folder) for name, folder in folders.items()}
     figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), constrained_layout=True)
     for axes, (key, title) in zip(grid.flat, _TITLES.items(), strict=True):
-        for name, rows in records.items():
+        # A colour belongs to a method, also in panels where another method has no curve.
+        for index, (name, rows) in enumerate(records.items()):
             points = [(r["step"], r[key]) for r in rows if r[key] is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), label=name, marker=".", linewidth=1)
+                axes.plot(
+                    *zip(*points, strict=True),
+                    label=name,
+                    color=f"C{index}",
+                    marker=".",
+                    linewidth=1,
+                )
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
