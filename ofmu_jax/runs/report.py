@@ -37,8 +37,10 @@ def score(p: float | None, relative_utility: float) -> float:
 
     One number for "forgets and retains": 0 if it fails at either.
     """
+    if not p or not relative_utility > 0:  # also where the retrained model has no utility: NaN
+        return 0.0
     utility = min(relative_utility, 1.0)
-    return 0.0 if not p or not utility else 2 * p * utility / (p + utility)
+    return 2 * p * utility / (p + utility)
 
 
 def row(results: dict[str, Any], retrained: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +53,8 @@ def row(results: dict[str, Any], retrained: dict[str, Any]) -> dict[str, Any]:
     itself = results is retrained
     quality = {"agg_value": 1.0, "D": 0.0, "log10_p": 0.0} if itself else results["forget_quality"]
     utility = results["model_utility"]["agg_value"]
-    relative = utility / retrained["model_utility"]["agg_value"]
+    yardstick = retrained["model_utility"]["agg_value"]
+    relative = utility / yardstick if yardstick else math.nan
     return {
         "forget_quality": quality["agg_value"],
         "ks_distance": quality["D"],

@@ -20,6 +20,7 @@ def test_the_score_needs_both():
     assert report.score(0.5, 0.5) == 0.5
     assert report.score(1.0, 0.0) == report.score(0.0, 1.0) == 0.0
     assert report.score(0.5, 3.0) == report.score(0.5, 1.0)
+    assert report.score(0.5, float("nan")) == 0.0
 
 
 def test_the_verdict_says_who_won():
