@@ -20,7 +20,7 @@ class GradAscent(Method):
     name: ClassVar[str] = "grad_ascent"
 
     def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """Negated cross-entropy on forget; cross-entropy on retain, of which the step is free."""
+        """Negated cross-entropy on forget; cross-entropy on retain, which the update leaves out."""
         retain = functools.partial(language.cross_entropy, apply_fn)
         return lambda params, batch: -retain(params, batch), retain
 
