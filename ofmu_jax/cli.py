@@ -18,6 +18,7 @@ from ofmu_jax.errors import InputError
 from ofmu_jax.methods import METHODS, Ofmu, get_method
 from ofmu_jax.runs.config import (
     EvaluateConfig,
+    ExportConfig,
     TrainConfig,
     UnlearnConfig,
     from_dict,
@@ -31,18 +32,21 @@ usage: ofmu COMMAND [flags]
 
 commands:
   demo        the whole story on embedded data: train, retrain, unlearn, compare, report
-  train       train a small Llama on TOFU or on the embedded authors
+  train       train a small Llama, or fine-tune a checkpoint
   unlearn     make a trained model forget; --method {" | ".join(METHODS)}
   evaluate    forget quality, model utility and their parts
+  export      write a model as a Hugging Face folder
 
 Every command explains its flags with --help, takes them from --config FILE (YAML or JSON, as in a
-run's config.json) with flags given beside it winning, and writes a run folder to --out.
+run's config.json) with flags given beside it winning, and writes a run folder to --out. --model is
+a run folder, a Hugging Face folder or hf://organisation/name.
 
   ofmu demo --out out/demo
   ofmu train authors --out out/original
   ofmu train authors --split retain --out out/retrained
   ofmu unlearn authors --model out/original --method npo --out out/npo
   ofmu evaluate authors --model out/npo --out out/npo_eval
+  ofmu export --model out/npo --out out/npo_hf
 """
 
 
@@ -90,6 +94,7 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
     """Imported late, so that `ofmu --help` does not wait for plots and statistics."""
     from ofmu_jax.runs.demo import DemoConfig, demo
     from ofmu_jax.runs.evaluate import evaluate
+    from ofmu_jax.runs.models import export
     from ofmu_jax.runs.train import train
     from ofmu_jax.runs.unlearn import unlearn
 
@@ -98,6 +103,7 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
         "train": (TrainConfig, train),
         "unlearn": (UnlearnConfig, unlearn),
         "evaluate": (EvaluateConfig, evaluate),
+        "export": (ExportConfig, export),
     }
 
 

@@ -4,31 +4,37 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ofmu_jax.data.tokenization import EncodedQA
+from ofmu_jax.data.encoding import Encoded
 from ofmu_jax.errors import InputError
 
 # `tokens` (B, S) int32 and `scored` (B, S) bool.
 Batch: TypeAlias = dict[str, np.ndarray]
 
-
-# Widths of batches are multiples of this, so that few programs are compiled.
+# Widths of batches are multiples of this, so that few programs are compiled. Batches of similar
+# lengths have less padding to lose to the rounding.
 _WIDTH = 64
+_GROUPED_WIDTH = 32
+# Enough to sort by length, few enough that batches of an epoch still vary.
+_POOL_BATCHES = 50
 
 
-def take(encoded: EncodedQA, indices: np.ndarray) -> Batch:
+def take(encoded: Encoded, indices: np.ndarray, multiple: int = _WIDTH) -> Batch:
     """Picks rows, without the padding that none of them needs.
 
     Args:
       encoded: N rows of S tokens.
       indices: (B,) int.
+      multiple: what W is rounded up to.
 
     Returns:
-      `tokens` (B, W) int32 and `scored` (B, W) bool, W the least of S and the multiples of 64
-      that holds the longest row.
+      `tokens` (B, W) int32 and `scored` (B, W) bool, W the least of S and the multiples of
+      `multiple` that holds the longest row.
     """
-    rows = EncodedQA(*(array[indices] for array in encoded))
-    width = -(-int(rows.lengths.max()) // _WIDTH) * _WIDTH
-    return {"tokens": rows.tokens[:, :width], "scored": rows.scored[:, :width]}
+    width = -(-int(encoded.lengths[indices].max()) // multiple) * multiple
+    return {
+        "tokens": encoded.tokens[indices, :width],
+        "scored": encoded.scored[indices, :width],
+    }
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
@@ -58,10 +64,7 @@ def epoch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarra
     Raises:
       InputError: `size` or `batch_size` is less than 1.
     """
-    if size < 1:
-        raise InputError(f"a set of {size} items has no batches; expected at least one item")
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; expected at least 1")
+    _check_sizes(size, batch_size)
     epochs, positions = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), size)
     orders = [
         np.random.default_rng((seed, epoch)).permutation(size)
@@ -70,21 +73,59 @@ def epoch_indices(seed: int, step: int, size: int, batch_size: int) -> np.ndarra
     return np.stack(orders)[epochs - epochs[0], positions]
 
 
-def training_batch(encoded: EncodedQA, step: int, batch_size: int, seed: int) -> Batch:
-    """The batch of one training step; see `epoch_indices`.
+def grouped_indices(seed: int, step: int, lengths: np.ndarray, batch_size: int) -> np.ndarray:
+    """The items of one batch out of an endless sequence of epochs, of similar lengths each.
+
+    Each epoch is a permutation of its own, of which 50 batches at a time are sorted by length;
+    then the batches are put in random order. The last batch of the permutation is filled with
+    items of the same epoch, so that all batches have the same shape.
+
+    Args:
+      seed: which sequence, at least 0.
+      step: which batch, at least 0.
+      lengths: (N,) int, of the items.
+      batch_size: items per batch; may exceed N.
+
+    Returns:
+      (batch_size,) int64, in [0, N).
+
+    Raises:
+      InputError: there are no items, or `batch_size` is less than 1.
+    """
+    size = len(lengths)
+    _check_sizes(size, batch_size)
+    epoch, number = divmod(step, steps_per_epoch(size, batch_size))
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(size)
+    # Repeats the permutation from its start.
+    order = np.resize(order, steps_per_epoch(size, batch_size) * batch_size)
+    pools = np.arange(len(order)) // (_POOL_BATCHES * batch_size)
+    batches = order[np.lexsort((lengths[order], pools))].reshape(-1, batch_size)
+    return batches[generator.permutation(len(batches))[number]]
+
+
+def training_batch(
+    encoded: Encoded, step: int, batch_size: int, seed: int, group_by_length: bool = False
+) -> Batch:
+    """The batch of one training step; see `epoch_indices` and `grouped_indices`.
 
     Args:
       encoded: N rows of S tokens.
       step: number of the step, from 0.
       batch_size: rows per batch.
       seed: the order of the items.
+      group_by_length: whether the rows of a batch have similar lengths, which saves padding.
 
     Returns:
-      `tokens` (B, S) int32 and `scored` (B, S) bool.
+      `tokens` (B, W) int32 and `scored` (B, W) bool; W as `take` has it, and when grouped by
+      length a multiple of 32.
 
     Raises:
       InputError: there are no rows, or `batch_size` is less than 1.
     """
+    if group_by_length:
+        indices = grouped_indices(seed, step, encoded.lengths, batch_size)
+        return take(encoded, indices, _GROUPED_WIDTH)
     return take(encoded, epoch_indices(seed, step, len(encoded.tokens), batch_size))
 
 
@@ -115,3 +156,10 @@ def paired_indices(
         epoch_indices(forget_seed, step, forget_size, batch_size),
         epoch_indices(retain_seed, step, retain_size, batch_size),
     )
+
+
+def _check_sizes(size: int, batch_size: int) -> None:
+    if size < 1:
+        raise InputError(f"a set of {size} items has no batches; expected at least one item")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected at least 1")

@@ -1,6 +1,6 @@
 """How well a model has forgotten, and what it still knows."""
 
-from ofmu_jax.evals.generation import generate
+from ofmu_jax.evals.generation import Sampling, filter_logits, generate
 from ofmu_jax.evals.metrics import (
     ForgetQuality,
     forget_quality,
@@ -16,7 +16,9 @@ from ofmu_jax.evals.tofu import evaluate_tofu, item_losses, summary
 
 __all__ = [
     "ForgetQuality",
+    "Sampling",
     "evaluate_tofu",
+    "filter_logits",
     "forget_quality",
     "forget_truth_ratio_score",
     "generate",

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
-import tokenizers
 
+from ofmu_jax.data.encoding import DEFAULT_TEMPLATE, Encoded, encode_qa
 from ofmu_jax.data.qa import QAItem, UnlearningData
-from ofmu_jax.data.tokenization import DEFAULT_TEMPLATE, EOS, EncodedQA, encode_qa
+from ofmu_jax.data.tokenizer import Tokenizer
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import metrics
 from ofmu_jax.evals.batching import padded_batches
@@ -60,7 +60,7 @@ class _SetScores(NamedTuple):
 def evaluate_tofu(
     config: DecoderConfig,
     params: Params,
-    tokenizer: tokenizers.Tokenizer,
+    tokenizer: Tokenizer,
     data: UnlearningData,
     template: str = DEFAULT_TEMPLATE,
     *,
@@ -76,7 +76,7 @@ def evaluate_tofu(
     Args:
       config: the shape of the model.
       params: the model's parameters.
-      tokenizer: has the special tokens that `encode_qa` needs.
+      tokenizer: the model's.
       data: the four sets; forget and retain items need a paraphrased answer, all need perturbed
         ones, the same number within a set.
       template: the prompt, with the field `{question}`.
@@ -96,9 +96,9 @@ def evaluate_tofu(
         items.
     """
     # Indexing an embedding table out of its bounds is no error in JAX.
-    if tokenizer.get_vocab_size() > config.vocab_size:
+    if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens; expected at most the "
+            f"the tokenizer has {tokenizer.vocab_size} tokens; expected at most the "
             f"model's vocab_size = {config.vocab_size}"
         )
     sets = {
@@ -127,7 +127,7 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]
 
 
 def item_losses(
-    config: DecoderConfig, params: Params, encoded: EncodedQA, batch_size: int = 64
+    config: DecoderConfig, params: Params, encoded: Encoded, batch_size: int = 64
 ) -> np.ndarray:
     """Mean cross-entropy of each answer, its end-of-sequence token included.
 
@@ -189,7 +189,7 @@ def _answers(name: str, items: Sequence[QAItem]) -> list[list[str]]:
 def _score_sets(
     config: DecoderConfig,
     params: Params,
-    tokenizer: tokenizers.Tokenizer,
+    tokenizer: Tokenizer,
     sets: Mapping[str, Sequence[QAItem]],
     template: str,
     max_new_tokens: int,
@@ -214,18 +214,16 @@ def _score_sets(
             )
 
     first = np.concatenate([block[:, 0] for block in rows.values()])
-    eos_id = tokenizer.token_to_id(EOS)
-    assert eos_id is not None  # `encode_qa` has used it.
     new_tokens = generate(
         config,
         params,
         encoded.tokens[first],
-        encoded.prompt_lengths[first],
+        np.arange(encoded.tokens.shape[1]) < encoded.prompt_lengths[first, None],
         max_new_tokens=max_new_tokens,
-        eos_id=eos_id,
+        stop_ids=tokenizer.stop_ids,
         batch_size=batch_size,
     )
-    generations = iter(tokenizer.decode_batch(new_tokens.tolist()))
+    generations = map(tokenizer.decode, new_tokens.tolist())
 
     scores = {}
     for name, items in sets.items():

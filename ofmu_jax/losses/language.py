@@ -30,10 +30,11 @@ def token_log_probs(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     >>> token_log_probs(jnp.zeros((1, 2, 4)), jnp.array([[0, 3]])).round(4)
     Array([[-1.3863]], dtype=float32)
     """
-    logits = logits[:, :-1]
-    # One (B, S, V) array less than log_softmax followed by the same gather.
-    chosen = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    # The sum over a mask fuses, and so does its gradient; that of a gather is a scatter. The last
+    # position is dropped at the end, where that copies no (B, S, V) array.
+    following = jnp.roll(tokens, -1, axis=1)[..., None]
+    chosen = jnp.sum(logits, axis=-1, where=jnp.arange(logits.shape[-1]) == following)
+    return (chosen - jax.nn.logsumexp(logits, axis=-1))[:, :-1]
 
 
 def _scored_log_probs(apply_fn: ApplyFn, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -1,26 +1,48 @@
-"""Decoder language models."""
+"""Language models: one configurable decoder, Hugging Face folders, adapters, small presets."""
 
 from ofmu_jax.models.config import DecoderConfig
 from ofmu_jax.models.decoder import (
-    Cache,
-    Decoder,
+    DecodeState,
+    Params,
+    decode,
     forward,
-    forward_cached,
-    init_cache,
+    init_decoding,
     init_params,
     logical_axes,
+    unstack,
 )
+from ofmu_jax.models.families import FAMILIES
+from ofmu_jax.models.huggingface import (
+    Checkpoint,
+    Layout,
+    read_checkpoint,
+    read_config,
+    write_checkpoint,
+)
+from ofmu_jax.models.lora import Lora, apply_lora, init_lora, read_adapter, write_adapter
 from ofmu_jax.models.presets import PRESETS, preset
 
 __all__ = [
+    "FAMILIES",
     "PRESETS",
-    "Cache",
-    "Decoder",
+    "Checkpoint",
+    "DecodeState",
     "DecoderConfig",
+    "Layout",
+    "Lora",
+    "Params",
+    "apply_lora",
+    "decode",
     "forward",
-    "forward_cached",
-    "init_cache",
+    "init_decoding",
+    "init_lora",
     "init_params",
     "logical_axes",
     "preset",
+    "read_adapter",
+    "read_checkpoint",
+    "read_config",
+    "unstack",
+    "write_adapter",
+    "write_checkpoint",
 ]

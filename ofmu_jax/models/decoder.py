@@ -1,9 +1,9 @@
-"""A Llama-style decoder in Flax: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+"""One configurable decoder in Flax for the language models that people unlearn.
 
-The architecture of Touvron et al. (2023, arXiv:2307.09288) with the parameter names and the
-rotary convention of Hugging Face's `LlamaForCausalLM`. Layers run under `nn.scan`, so compile
-time does not grow with depth and every layer parameter has a leading layer axis. Everything is
-plain `jnp`, hence differentiable to any order: unlearning needs a third one.
+The blocks of Llama and its relatives (Touvron et al., 2023, arXiv:2307.09288), with the parameter
+names and the rotary convention of Hugging Face. Layers run under `nn.scan`, so compile time does
+not grow with depth and every layer parameter has a leading layer axis. Everything is plain `jnp`,
+hence differentiable to any order: unlearning needs a third one.
 """
 
 import functools
@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import Initializer
 
 from ofmu_jax.errors import InputError
+from ofmu_jax.models.blocks import Block, Cache, Context, Norm, Parameters, named
 from ofmu_jax.models.config import DecoderConfig
+from ofmu_jax.models.rope import frequencies
 
 Params: TypeAlias = dict[str, Any]
 
@@ -23,168 +24,25 @@ _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-_ACTIVATION_AXES = ("batch", "length", "embed")
 
 
-class Cache(NamedTuple):
-    """Keys and values of past tokens, each (layers, batch, slots, kv heads, head width)."""
-
-    key: jax.Array
-    value: jax.Array
-
-
-class Context(NamedTuple):
-    """What every layer shares; B may be 1 where all rows agree.
-
-    Attributes:
-      positions: (B, S) int32, the position of each token.
-      cos: (B, S, 1, D), rotary cosines.
-      sin: (B, S, 1, D), rotary sines.
-      visible: (B, S, T) bool, whether a query sees a key.
-    """
-
-    positions: jax.Array
-    cos: jax.Array
-    sin: jax.Array
-    visible: jax.Array
-
-
-def _context(config: DecoderConfig, positions: jax.Array, num_keys: int) -> Context:
-    exponents = jnp.arange(0, config.head_size, 2, dtype=config.wide_dtype) / config.head_size
-    angles = positions[..., None] * config.rope_theta**-exponents
-    angles = jnp.concatenate([angles, angles], axis=-1)[:, :, None]
-    visible = jnp.arange(num_keys) <= positions[..., None]
-    return Context(positions, jnp.cos(angles), jnp.sin(angles), visible)
-
-
-def _rotate(x: jax.Array, context: Context) -> jax.Array:
-    # Feature i turns together with i + D/2, not with its neighbour as in Meta's own layout.
-    first, second = jnp.split(x, 2, axis=-1)
-    turned = jnp.concatenate([-second, first], axis=-1)
-    return (x * context.cos + turned * context.sin).astype(x.dtype)
-
-
-def _named(init: Initializer, axes: tuple[str, ...]) -> Initializer:
-    # `Module.param` unboxes what this returns, which its type does not tell.
-    return cast(Initializer, nn.with_logical_partitioning(init, axes))
-
-
-class _Layer(nn.Module):
-    config: DecoderConfig
-
-    def weight(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-        init = _named(nn.initializers.normal(self.config.initializer_range), axes)
-        value = self.param(name, init, shape, jnp.dtype(self.config.param_dtype))
-        return value.astype(self.config.dtype)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation (Zhang and Sennrich, 2019), in float32 at least."""
-
-    config: DecoderConfig
+class Decoder(Parameters):
+    """Token ids to next-token logits; `forward` is the plain function."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (..., E) to (..., E), same type."""
-        init = _named(nn.initializers.ones, ("embed",))
-        scale = self.param("weight", init, x.shape[-1:], jnp.dtype(self.config.param_dtype))
-        wide = x.astype(self.config.wide_dtype)
-        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(mean_square + self.config.rms_norm_eps)
-        return (normed * scale).astype(x.dtype)
-
-
-class Attention(_Layer):
-    """Causal grouped-query attention (Ainslie et al., 2023) with rotary positions."""
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, context: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
-        """Maps (B, S, E) to (B, S, E), and one layer's cache to its successor."""
+    def __call__(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Maps (B, S) int32, with a mask of what is no padding, to logits (B, S, V)."""
         config = self.config
-        batch, length, embed = x.shape
-        heads, groups, width = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_size,
-        )
-        w_q = self.weight("q_proj", (embed, heads, width), ("embed", "heads", "head_dim"))
-        w_k = self.weight("k_proj", (embed, groups, width), ("embed", "kv_heads", "head_dim"))
-        w_v = self.weight("v_proj", (embed, groups, width), ("embed", "kv_heads", "head_dim"))
-        w_o = self.weight("o_proj", (heads, width, embed), ("heads", "head_dim", "embed"))
+        length = tokens.shape[1]
+        slots = jnp.arange(length)
+        if mask is None:
+            mask, positions = jnp.ones((1, length), bool), slots[None]
+        else:
+            positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+        context = _context(config, positions, slots, mask, length)
 
-        query = _rotate(jnp.einsum("bse,ehd->bshd", x, w_q), context)
-        key = _rotate(jnp.einsum("bse,ekd->bskd", x, w_k), context)
-        value = jnp.einsum("bse,ekd->bskd", x, w_v)
-        if cache is not None:
-            slots = jnp.arange(batch)[:, None], context.positions
-            cache = Cache(cache.key.at[slots].set(key), cache.value.at[slots].set(value))
-            key, value = cache
-
-        # Query heads come in consecutive runs that read the same key-value head.
-        query = query.reshape(batch, length, groups, heads // groups, width)
-        scores = jnp.einsum(
-            "bskgd,btkd->bkgst", query, key, preferred_element_type=config.wide_dtype
-        )
-        visible = context.visible[:, None, None]
-        scores = jnp.where(visible, scores / width**0.5, jnp.finfo(scores.dtype).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("bkgst,btkd->bskgd", weights, value)
-        mixed = mixed.reshape(batch, length, heads, width)
-        return jnp.einsum("bshd,hde->bse", mixed, w_o), cache
-
-
-class MLP(_Layer):
-    """Gated MLP with SiLU (Shazeer, 2020)."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (B, S, E) to (B, S, E)."""
-        embed, hidden = x.shape[-1], self.config.intermediate_size
-        gate = self.weight("gate_proj", (embed, hidden), ("embed", "mlp"))
-        up = self.weight("up_proj", (embed, hidden), ("embed", "mlp"))
-        down = self.weight("down_proj", (hidden, embed), ("mlp", "embed"))
-        return (jax.nn.silu(x @ gate) * (x @ up)) @ down
-
-
-class Block(nn.Module):
-    """Attention and MLP, each behind a norm and added to the residual stream."""
-
-    config: DecoderConfig
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, context: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
-        """Maps (B, S, E) to (B, S, E), and one layer's cache to its successor."""
-        config = self.config
-        normed = RMSNorm(config, name="input_layernorm")(x)
-        attended, cache = Attention(config, name="self_attn")(normed, context, cache)
-        x = x + attended
-        normed = RMSNorm(config, name="post_attention_layernorm")(x)
-        x = x + MLP(config, name="mlp")(normed)
-        return nn.with_logical_constraint(x, _ACTIVATION_AXES), cache
-
-
-class Decoder(_Layer):
-    """Token ids to next-token logits; `forward` and `forward_cached` are the plain functions."""
-
-    @nn.compact
-    def __call__(
-        self, tokens: jax.Array, positions: jax.Array | None = None, cache: Cache | None = None
-    ) -> tuple[jax.Array, Cache | None]:
-        """Maps (B, S) int32 to logits (B, S, V), and a cache to its successor."""
-        config = self.config
-        if positions is None:
-            positions = jnp.arange(tokens.shape[1])[None]
-        context = _context(
-            config, positions, tokens.shape[1] if cache is None else cache.key.shape[2]
-        )
-
-        shape, axes = (config.vocab_size, config.hidden_size), ("vocab", "embed")
-        embedding = self.weight("embed_tokens", shape, axes)
-        x = nn.with_logical_constraint(embedding[tokens], _ACTIVATION_AXES)
+        embedding = self.weight("embed_tokens", *_table(config))
+        x = embed(config, embedding, tokens)
 
         block = Block
         if config.remat != "none":
@@ -197,16 +55,68 @@ class Decoder(_Layer):
             length=config.num_hidden_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, cache = layers(config, name="layers")(x, context, cache)
-        x = RMSNorm(config, name="norm")(x)
-        head = embedding if config.tie_word_embeddings else self.weight("lm_head", shape, axes)
-        logits = jnp.einsum("bse,ve->bsv", x, head, preferred_element_type=config.wide_dtype)
-        return logits, cache
+        x, _ = layers(config, name="layers")(x, context, _windows(config, length))
+        x = Norm(config, name="norm")(x)
+        head, bias = embedding, None
+        if not config.tie_word_embeddings:
+            head = self.weight("lm_head", *_table(config))
+        if config.head_bias:
+            bias = self.bias("lm_head", (config.vocab_size,), ("vocab",))
+        return logits(config, head, bias, x)
+
+
+def embed(config: DecoderConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Embeddings (B, S, E) of (B, S) tokens."""
+    x = table.astype(config.dtype)[tokens]
+    if config.scale_embeddings:
+        x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
+    return named(x, "batch", "length", "embed")
+
+
+def logits(
+    config: DecoderConfig, head: jax.Array, bias: jax.Array | None, x: jax.Array
+) -> jax.Array:
+    """Logits (B, S, V) of the normed residual stream (B, S, E), in `wide_dtype`."""
+    # One matrix product with the small operand transposed: the gradient of an einsum would have
+    # XLA transpose the large one, (B, S, V), which on a CPU costs more than the product.
+    rows = x.reshape(-1, x.shape[-1])
+    transposed = head.astype(config.dtype).T
+    values = jnp.matmul(rows, transposed, preferred_element_type=config.wide_dtype)
+    values = values.reshape(*x.shape[:-1], -1)
+    if bias is not None:
+        values = values + bias
+    if config.final_logit_softcapping is not None:
+        cap = config.final_logit_softcapping
+        values = cap * jnp.tanh(values / cap)
+    return named(values, "batch", "length", "vocab")
+
+
+def _table(config: DecoderConfig) -> tuple[tuple[int, int], tuple[str, str]]:
+    return (config.vocab_size, config.hidden_size), ("vocab", "embed")
+
+
+def _windows(config: DecoderConfig, length: int) -> jax.Array | None:
+    """(L,) int32, how many tokens each layer sees; None where all see all."""
+    if config.layer_windows is None:
+        return None
+    return jnp.array([length if w is None else w for w in config.layer_windows], jnp.int32)
+
+
+def _context(
+    config: DecoderConfig, positions: jax.Array, slots: jax.Array, valid: jax.Array, length: int
+) -> Context:
+    """Args: positions (B, S); slots (S,) of the queries; valid (B, T) of the keys; T or more."""
+    turns, factor = frequencies(config.rotary_size, config.rope_theta, config.rope_scaling, length)
+    angles = positions[..., None] * jnp.asarray(turns, config.wide_dtype)
+    angles = jnp.concatenate([angles, angles], axis=-1)[:, None]
+    distances = slots[:, None] - jnp.arange(valid.shape[1])
+    visible = valid[:, None] & (distances >= 0)
+    return Context(factor * jnp.cos(angles), factor * jnp.sin(angles), visible, distances)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(config: DecoderConfig, key: jax.Array) -> Params:
-    """Draws parameters: normal weights of deviation `initializer_range`, unit norm scales.
+    """Draws parameters: normal weights of deviation `initializer_range`, neutral norms, no bias.
 
     Args:
       config: the shape of the model.
@@ -241,77 +151,117 @@ def logical_axes(config: DecoderConfig) -> dict[str, Any]:
     return nn.get_partition_spec(variables)["params"]
 
 
-def forward(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
+def forward(
+    config: DecoderConfig, params: Params, tokens: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
     """Next-token logits of whole sequences.
 
-    Attention is causal, so padding on the right changes no logits before it.
+    Attention is causal, so padding on the right changes no logits before it, with or without a
+    mask; padding on the left needs one.
 
     Args:
       config: the shape of the model.
       params: as from `init_params`.
       tokens: (B, S) int32.
+      mask: (B, S) bool, False on padding; positions count the tokens that are none.
 
     Returns:
-      (B, S, V) logits in float32 (float64 where `dtype` is).
+      (B, S, V) logits in float32 (float64 where `dtype` is); of no meaning on padding.
 
     Raises:
       InputError: S exceeds `max_position_embeddings`.
     """
     _check_length(config, tokens.shape[1], "a sequence")
-    return Decoder(config).apply({"params": params}, tokens)[0]
+    return cast(jax.Array, Decoder(config).apply({"params": params}, tokens, mask))
 
 
-def init_cache(config: DecoderConfig, batch_size: int, length: int) -> Cache:
-    """An empty cache of `length` slots for each of `batch_size` rows.
+class DecodeState(NamedTuple):
+    """What one step of generation hands to the next.
+
+    Attributes:
+      cache: a `Cache` per layer.
+      start: (B,) int32, the first slot of each row that holds no padding.
+      slot: () int32, the slot of the next token, the same for all rows.
+    """
+
+    cache: tuple[Cache, ...]
+    start: jax.Array
+    slot: jax.Array
+
+
+def unstack(config: DecoderConfig, params: Params) -> Params:
+    """The parameters with one tree per layer under "layers", as `decode` wants them.
+
+    A loop around `decode` should be given them, or it would slice each layer anew at each token.
+    """
+    layers = tuple(
+        jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(config.num_hidden_layers)
+    )
+    return params | {"layers": layers}
+
+
+def init_decoding(
+    config: DecoderConfig, batch_size: int, slots: int, start: jax.Array
+) -> DecodeState:
+    """Empty caches of `slots` tokens for each of `batch_size` rows.
 
     Args:
       config: the shape of the model.
       batch_size: B.
-      length: C, in tokens.
+      slots: C, in tokens, padding on the left included.
+      start: (B,) int32, the padding on the left of each row.
 
     Returns:
-      Zeros of shape (L, B, C, K, D) in `dtype`, for keys and for values.
+      Zero caches in `dtype`, one for each layer.
 
     Raises:
-      InputError: `length` exceeds `max_position_embeddings`.
+      InputError: `slots` exceeds `max_position_embeddings`.
     """
-    _check_length(config, length, "a cache")
-    shape = (
-        config.num_hidden_layers,
-        batch_size,
-        length,
-        config.num_key_value_heads,
-        config.head_size,
-    )
-    return Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    _check_length(config, slots, "a cache")
+    shape = (batch_size, config.num_key_value_heads, slots, config.head_size)
+    value = jnp.zeros(shape, config.dtype)
+    cache = Cache(jnp.swapaxes(value, 2, 3), value)
+    return DecodeState((cache,) * config.num_hidden_layers, start, jnp.int32(0))
 
 
-def forward_cached(
-    config: DecoderConfig, params: Params, tokens: jax.Array, positions: jax.Array, cache: Cache
-) -> tuple[jax.Array, Cache]:
-    """Next-token logits of a piece of a sequence, given the cache of what came before.
+def decode(
+    config: DecoderConfig, params: Params, tokens: jax.Array, state: DecodeState
+) -> tuple[jax.Array, DecodeState]:
+    """Logits after a piece of a sequence, given the cache of what came before.
 
-    A token is written to the slot equal to its position and sees the slots up to its own. What
-    the right padding of a short prompt leaves in later slots is thus overwritten by the tokens
-    that belong there before anything can see it.
+    All rows write the same slots, so rows that are shorter are padded on the left. With
+    `LongRope`, the number of slots decides on the frequencies, so that they never change midway.
 
     Args:
       config: the shape of the model.
-      params: as from `init_params`.
+      params: as from `unstack`.
       tokens: (B, S) int32.
-      positions: (B, S) int32, below the cache's length and distinct within a row.
-      cache: as from `init_cache`, C slots.
+      state: as from `init_decoding` or the step before; S slots at least must be left.
 
     Returns:
-      (B, S, V) logits, typed as in `forward`, and the cache with the S tokens added.
+      (B, V) logits after the last token, typed as in `forward`, and the next state.
     """
-    applied = Decoder(config).apply({"params": params}, tokens, positions, cache)
-    return cast(tuple[jax.Array, Cache], applied)
+    length, num_slots = tokens.shape[1], state.cache[0].value.shape[2]
+    slots = state.slot + jnp.arange(length)
+    positions = jnp.maximum(slots - state.start[:, None], 0)
+    valid = jnp.arange(num_slots) >= state.start[:, None]
+    context = _context(config, positions, slots, valid, num_slots)
+    x = embed(config, params["embed_tokens"], tokens)
+    windows = config.layer_windows or (None,) * config.num_hidden_layers
+    caches = []
+    for window, layer, cache in zip(windows, params["layers"], state.cache, strict=True):
+        block = functools.partial(Block(config).apply, {"params": layer}, slot=state.slot)
+        x, cache = cast(tuple[jax.Array, Cache], block(x, context, window, cache))
+        caches.append(cache)
+    normed = cast(jax.Array, Norm(config).apply({"params": params["norm"]}, x[:, -1:]))
+    head = params["embed_tokens"] if config.tie_word_embeddings else params["lm_head"]
+    last = logits(config, head, params.get("lm_head_bias"), normed)[:, 0]
+    return last, DecodeState(tuple(caches), state.start, state.slot + length)
 
 
 def _check_length(config: DecoderConfig, length: int, what: str) -> None:
     if length > config.max_position_embeddings:
         raise InputError(
-            f"{what} has {length} tokens; expected at most "
-            f"DecoderConfig.max_position_embeddings = {config.max_position_embeddings}"
+            f"{what} has {length} tokens; expected at most the model's "
+            f"max_position_embeddings = {config.max_position_embeddings}"
         )

@@ -34,16 +34,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str, vocab_size: int, max_position_embeddings: int) -> DecoderConfig:
+def preset(
+    name: str, vocab_size: int, max_position_embeddings: int, **numerics: Any
+) -> DecoderConfig:
     """The configuration of a named shape, with tied embeddings.
 
     Args:
       name: a key of `PRESETS`.
       vocab_size: number of token ids.
       max_position_embeddings: longest sequence, in tokens.
+      **numerics: `dtype`, `param_dtype` and `remat`; float32 and "none" if not given.
 
     Returns:
-      The configuration, in float32.
+      The configuration.
 
     Raises:
       InputError: there is no such preset.
@@ -58,4 +61,5 @@ def preset(name: str, vocab_size: int, max_position_embeddings: int) -> DecoderC
         max_position_embeddings=max_position_embeddings,
         tie_word_embeddings=True,
         **PRESETS[name],
+        **numerics,
     )

@@ -20,6 +20,7 @@ import yaml
 from ofmu_jax.data import DEFAULT_TEMPLATE
 from ofmu_jax.errors import InputError
 from ofmu_jax.methods import METHODS, Method, Ofmu, get_method
+from ofmu_jax.models import Lora
 from ofmu_jax.version import __version__
 
 T = TypeVar("T")
@@ -30,10 +31,14 @@ M = TypeVar("M", bound=Method)
 class DataConfig:
     """Which data, and what is to be forgotten."""
 
-    dataset: tyro.conf.Positional[Literal["tofu", "authors"]]
-    """tofu: a folder of TOFU's files (--data-dir). authors: the embedded fictitious authors."""
+    dataset: tyro.conf.Positional[Literal["tofu", "authors", "qa", "chat", "text"]]
+    """tofu: a folder of TOFU's files (--data-dir). authors: the embedded fictitious authors. Only
+    to train on, from --data-file: qa (JSON lines with question and answer), chat (JSON lines with
+    messages), text (plain, or JSON lines with text)."""
     data_dir: str | None = None
     """Folder with TOFU's files under their Hugging Face names."""
+    data_file: str | None = None
+    """File of a qa, chat or text set."""
     forget: str = "forget10"
     """TOFU's forget split: forget01, forget05 or forget10."""
     retain: str | None = None
@@ -45,7 +50,39 @@ class DataConfig:
     data_seed: int = 0
     """Seed from which the embedded authors are generated."""
     template: str = DEFAULT_TEMPLATE
-    """How a question becomes a prompt."""
+    """How a question becomes a prompt; chat takes the model's chat template."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NumericsConfig:
+    """In which types a model is held and computed."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type; norms, softmax and logits are float32 in any case."""
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Storage type of the parameters; small updates are lost in bfloat16."""
+    remat: Literal["none", "full", "dots"] = "dots"
+    """What the backward pass recomputes: nothing, whole blocks, or all but the weight matmuls."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters in place of full fine-tuning."""
+
+    lora_rank: int | None = None
+    """Rank of the adapters; all parameters are trained if not given."""
+    lora_alpha: float = 16.0
+    """The adapters' product is scaled by alpha / rank."""
+    lora_targets: str = "*_proj"
+    """Patterns of the adapted matrices, separated by commas, such as q_proj,v_proj."""
+
+    @property
+    def lora(self) -> Lora | None:
+        """The adapters asked for, if any."""
+        if self.lora_rank is None:
+            return None
+        targets = tuple(part.strip() for part in self.lora_targets.split(",") if part.strip())
+        return Lora(self.lora_rank, self.lora_alpha, targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,22 +124,39 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Train a small Llama on question-answer pairs: the original model, or the retrained one."""
+    """Train or fine-tune a model: the original one, or the retrained one."""
 
     data: tyro.conf.OmitArgPrefixes[DataConfig]
     output: tyro.conf.OmitArgPrefixes[OutputConfig]
     loop: tyro.conf.OmitArgPrefixes[LoopConfig] = LoopConfig(epochs=60.0)
+    numerics: tyro.conf.OmitArgPrefixes[NumericsConfig] = NumericsConfig()
+    lora: tyro.conf.OmitArgPrefixes[LoraConfig] = LoraConfig()
     model: str = "pocket"
-    """Preset shape of the model."""
+    """What to start from: a preset shape (trained from scratch), a run folder, a Hugging Face
+    folder, or hf://organisation/name."""
+    adapter: str | None = None
+    """Folder of a PEFT adapter to merge into the model first."""
     split: str = "full"
     """full: everything (the original model). retain, or the name of TOFU's retain split: without
     the forget set (the retrained model)."""
     vocab_size: int = 1024
-    """Tokens of the byte-level BPE, trained on the full set whatever the split."""
+    """From scratch: tokens of the byte-level BPE, trained on the full set whatever the split."""
+    sequence_length: int = 512
+    """Longest row; plain text is packed into rows of this length, if the model's allow it."""
+    group_by_length: bool = False
+    """Put items of similar length in a batch, which saves padding."""
     learning_rate: float = 3e-3
-    """Peak learning rate of AdamW; linear warm-up over 5 % of the steps, then cosine to zero."""
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after its warm-up: to zero, or not."""
+    warmup: float = 0.05
+    """Part of the steps over which the learning rate rises linearly."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
+    adam_b2: float = 0.999
+    """Decay of AdamW's second moment."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged before each update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +166,13 @@ class UnlearnConfig(Generic[M]):
     data: tyro.conf.OmitArgPrefixes[DataConfig]
     output: tyro.conf.OmitArgPrefixes[OutputConfig]
     model: str
-    """Run folder of the model to start from."""
+    """The model to start from: a run folder, a Hugging Face folder, or hf://organisation/name."""
     method: tyro.conf.OmitArgPrefixes[M]
+    adapter: str | None = None
+    """Folder of a PEFT adapter to merge into the model first."""
     loop: tyro.conf.OmitArgPrefixes[LoopConfig] = LoopConfig(epochs=5.0, log_every=1)
+    numerics: tyro.conf.OmitArgPrefixes[NumericsConfig] = NumericsConfig()
+    lora: tyro.conf.OmitArgPrefixes[LoraConfig] = LoraConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,13 +182,28 @@ class EvaluateConfig:
     data: tyro.conf.OmitArgPrefixes[DataConfig]
     output: tyro.conf.OmitArgPrefixes[OutputConfig]
     model: str
-    """Run folder of the model to evaluate."""
+    """The model to evaluate: a run folder, a Hugging Face folder, or hf://organisation/name."""
+    adapter: str | None = None
+    """Folder of a PEFT adapter to merge into the model first."""
     retain_results: str | None = None
     """TOFU_EVAL.json of the retrained model, for forget quality."""
     batch_size: int = 32
     """Items per batch."""
     max_new_tokens: int = 200
     """Bound on the length of generated answers."""
+    numerics: tyro.conf.OmitArgPrefixes[NumericsConfig] = NumericsConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Write a model as a Hugging Face folder, in the dtypes, names and shards it came in."""
+
+    model: str
+    """The model: a run folder, a Hugging Face folder, or hf://organisation/name."""
+    out: str
+    """The folder to write; must be new or empty."""
+    adapter: str | None = None
+    """Folder of a PEFT adapter to merge into the model first."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -228,7 +301,16 @@ def read_mapping(path: str | pathlib.Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """What the numbers of a run depend on besides its config."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tokenizers", "numpy")
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "tokenizers",
+        "safetensors",
+        "numpy",
+    )
     return {
         "ofmu_jax": __version__,
         "python": platform.python_version(),
@@ -241,7 +323,10 @@ __all__ = [
     "METHODS",
     "DataConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "LoopConfig",
+    "LoraConfig",
+    "NumericsConfig",
     "OutputConfig",
     "TrainConfig",
     "UnlearnConfig",

@@ -31,10 +31,11 @@ from ofmu_jax.runs.config import (
     to_dict,
     versions,
 )
+from ofmu_jax.runs.datasets import load_data
 from ofmu_jax.runs.evaluate import EVAL, SUMMARY
 from ofmu_jax.runs.folder import CONFIG, RESULTS, open_folder, write_json
 from ofmu_jax.runs.models import Model, has_model, load_model
-from ofmu_jax.runs.train import load_data, train
+from ofmu_jax.runs.train import train
 from ofmu_jax.runs.unlearn import unlearn_model
 
 
@@ -122,10 +123,10 @@ def prepare(config: DemoConfig, cache: pathlib.Path) -> Task:
 
 def enter(method: Method, task: Task, loop: LoopConfig, run: pathlib.Path) -> dict[str, Any]:
     """Unlearns with a method and evaluates; returns its row of the table."""
-    params, result, steps = unlearn_model(
+    target, result, steps = unlearn_model(
         task.model, task.data, method, loop, run, template=task.template
     )
-    results = task.evaluate(params)
+    results = task.evaluate(target.params)
     write_json(run / EVAL, results)
     write_json(run / SUMMARY, summary(results))
     return report.row(results, task.retrained) | {

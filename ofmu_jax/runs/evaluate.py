@@ -7,9 +7,9 @@ from typing import Any
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import evaluate_tofu, summary
 from ofmu_jax.runs.config import EvaluateConfig
+from ofmu_jax.runs.datasets import load_data
 from ofmu_jax.runs.folder import check_folder, open_folder, write_json
 from ofmu_jax.runs.models import load_model
-from ofmu_jax.runs.train import load_data
 
 EVAL, SUMMARY = "TOFU_EVAL.json", "TOFU_SUMMARY.json"
 
@@ -20,7 +20,7 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
         check_folder(config.output, config)
         return pathlib.Path(config.output.out)
     data = load_data(config.data)
-    model = load_model(config.model)
+    model = load_model(config.model, config.numerics, config.adapter)
     retain = None if config.retain_results is None else read_results(config.retain_results)
     check_folder(config.output, config)
     results = evaluate_tofu(

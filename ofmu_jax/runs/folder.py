@@ -3,7 +3,8 @@
 config.json      every value of the config, with versions
 metrics.jsonl    one line per step
 checkpoints/     to resume from
-model/           the resulting model: config.json, tokenizer.json, params/
+model/           the resulting model: a Hugging Face folder, its tensors in orbax params/
+adapter/         its low-rank adapters in PEFT format, if it was trained with them
 results.json     figures of the whole run
 """
 

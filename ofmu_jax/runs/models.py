@@ -1,70 +1,168 @@
-"""A model on disk: its config, its tokenizer and its parameters."""
+"""A model in a run folder, or from a Hugging Face one.
 
-import dataclasses
+`model/` is a Hugging Face folder whose tensors are an orbax checkpoint, `params/`; `tensors.json`
+says how a Hugging Face checkpoint of them is laid out.
+"""
+
 import json
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import tokenizers
+import numpy as np
 from orbax.checkpoint import v1 as ocp
+from safetensors.numpy import load_file, save
 
+from ofmu_jax.data import Tokenizer, read_tokenizer, write_tokenizer
 from ofmu_jax.errors import InputError
-from ofmu_jax.models import DecoderConfig, init_params
+from ofmu_jax.models import (
+    DecoderConfig,
+    Layout,
+    Lora,
+    apply_lora,
+    read_adapter,
+    read_checkpoint,
+    read_config,
+    write_adapter,
+    write_checkpoint,
+)
+from ofmu_jax.models.families import get_family
+from ofmu_jax.models.huggingface import CONFIG, is_checkpoint, locate, new_layout, read_companions
+from ofmu_jax.models.tensors import abstract_params
+from ofmu_jax.runs.config import ExportConfig, NumericsConfig
 from ofmu_jax.runs.folder import MODEL, storing, write_atomic, write_json
+
+_TENSORS, _BUFFERS, _ADAPTER = "tensors.json", "buffers.safetensors", "adapter"
 
 
 class Model(NamedTuple):
     """A decoder with its tokenizer.
 
     Attributes:
-      config: the decoder's shape.
+      config: the decoder's shape and numerics.
       params: its parameters, a dict of arrays.
       tokenizer: from text to token ids and back.
+      layout: how it is stored as a Hugging Face checkpoint; None for one that is new.
     """
 
     config: DecoderConfig
     params: Any
-    tokenizer: tokenizers.Tokenizer
+    tokenizer: Tokenizer
+    layout: Layout | None = None
 
 
 def save_model(run: pathlib.Path, model: Model) -> None:
-    """Writes `run/model`; its config comes last, so that a folder with one is complete."""
+    """Writes `run/model`; its tensors.json comes last, so that a folder with one is complete."""
     folder = run / MODEL
     folder.mkdir(parents=True, exist_ok=True)
     with storing(folder / "params"):
         ocp.save(folder.absolute() / "params", model.params, overwrite=True)
-    write_atomic(folder / "tokenizer.json", model.tokenizer.to_str())
-    write_json(folder / "config.json", dataclasses.asdict(model.config))
+    layout = model.layout
+    if layout is None:
+        names = ("bos", "eos", "pad")
+        ids = {f"{name}_token_id": getattr(model.tokenizer, f"{name}_id") for name in names}
+        layout = new_layout(model.config, **ids)
+        write_tokenizer(folder, model.tokenizer)
+    for name, contents in layout.companions.items():
+        write_atomic(folder / name, contents)
+    if layout.buffers:
+        write_atomic(folder / _BUFFERS, save(layout.buffers))
+    tensors = {"files": layout.files, "dtypes": layout.dtypes}
+    write_json(folder / _TENSORS, tensors | {"param_dtype": model.config.param_dtype})
+
+
+def save_adapter(run: pathlib.Path, model: Model, adapters: Any, lora: Lora) -> None:
+    """Writes `run/adapter` in PEFT's format."""
+    source = json.loads((run / MODEL / CONFIG).read_text(encoding="utf-8"))
+    with storing(run / _ADAPTER):
+        write_adapter(run / _ADAPTER, model.config, get_family(source, CONFIG), adapters, lora)
 
 
 def has_model(run: pathlib.Path) -> bool:
     """Whether a run folder holds a complete model."""
-    return (run / MODEL / "config.json").is_file()
+    return (run / MODEL / _TENSORS).is_file()
 
 
-def load_model(run: str | pathlib.Path) -> Model:
-    """Reads the model of a run folder.
+def load_model(
+    source: str | pathlib.Path,
+    numerics: NumericsConfig | None = None,
+    adapter: str | pathlib.Path | None = None,
+) -> Model:
+    """Reads a model.
+
+    Args:
+      source: a run folder, a Hugging Face folder, or `hf://organisation/name`.
+      numerics: types of storage and computation.
+      adapter: folder of a PEFT adapter to merge into the parameters.
 
     Raises:
-      InputError: if there is none, or a part of it is missing or damaged.
+      InputError: if there is none, or a part of it is missing, damaged, or does not fit.
     """
-    folder = pathlib.Path(run) / MODEL
-    if not has_model(pathlib.Path(run)):
-        raise InputError(f"--model {run} is no finished run: {folder / 'config.json'} is missing")
+    numerics = numerics or NumericsConfig()
+    if is_checkpoint(source):
+        folder = locate(source)
+        tokenizer = read_tokenizer(folder)
+        checkpoint = read_checkpoint(
+            folder,
+            dtype=numerics.dtype,
+            param_dtype=numerics.param_dtype,
+            remat=numerics.remat,
+        )
+        model = Model(checkpoint.config, checkpoint.params, tokenizer, checkpoint.layout)
+    else:
+        folder = pathlib.Path(source) / MODEL
+        model = _load_run(pathlib.Path(source), numerics)
+    if model.tokenizer.vocab_size > model.config.vocab_size:
+        # Indexing an embedding table out of its bounds is no error in JAX.
+        raise InputError(
+            f"model {source}: the tokenizer has {model.tokenizer.vocab_size} tokens; expected at "
+            f"most the embedding's vocab_size = {model.config.vocab_size}"
+        )
+    if adapter is None:
+        return model
+    family = get_family(json.loads((folder / CONFIG).read_text(encoding="utf-8")), CONFIG)
+    adapters, lora = read_adapter(adapter, model.config, family)
+    merge = jax.jit(apply_lora, static_argnums=2, donate_argnums=0)
+    return model._replace(params=merge(model.params, adapters, lora.scale))
+
+
+def _load_run(run: pathlib.Path, numerics: NumericsConfig) -> Model:
+    folder = run / MODEL
+    if not has_model(run):
+        raise InputError(
+            f"--model {run} is neither a finished run ({folder / _TENSORS} is missing) nor a "
+            "Hugging Face folder (config.json with safetensors)"
+        )
     try:
-        config = DecoderConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        stored = json.loads((folder / _TENSORS).read_text(encoding="utf-8"))
+        config = read_config(folder, dtype=numerics.dtype, remat=numerics.remat)
+        tokenizer = read_tokenizer(folder)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        kind = np.dtype(stored["param_dtype"])
         like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-            jax.eval_shape(lambda: init_params(config, jax.random.key(0))),
+            lambda x: jax.ShapeDtypeStruct(x.shape, kind, sharding=device), abstract_params(config)
         )
         params = ocp.load(folder.absolute() / "params", like)
+        buffers = load_file(folder / _BUFFERS) if (folder / _BUFFERS).is_file() else {}
+        layout = Layout(stored["files"], stored["dtypes"], buffers, read_companions(folder))
     except InputError:
         raise
-    except Exception as error:  # tokenizers raises bare Exception, orbax a wide range
+    except Exception as error:  # orbax raises a wide range
         raise InputError(
             f"model {folder} cannot be read: {' '.join(str(error).split())}"
         ) from error
-    return Model(config, params, tokenizer)
+    if kind != np.dtype(numerics.param_dtype):
+        params = jax.tree.map(lambda x: x.astype(numerics.param_dtype), params)
+    config = read_config(
+        folder, dtype=numerics.dtype, remat=numerics.remat, param_dtype=numerics.param_dtype
+    )
+    return Model(config, params, tokenizer, layout)
+
+
+def export(config: ExportConfig) -> pathlib.Path:
+    """Writes a Hugging Face folder as `ofmu export` does; returns it."""
+    model = load_model(config.model, NumericsConfig(), config.adapter)
+    assert model.layout is not None  # read from a folder, it has one
+    with storing(pathlib.Path(config.out)):
+        write_checkpoint(config.out, model.config, model.params, model.layout)
+    return pathlib.Path(config.out)

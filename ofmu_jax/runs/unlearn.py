@@ -14,22 +14,24 @@ from ofmu_jax.data import UnlearningData, encode_qa, paired_indices, take
 from ofmu_jax.errors import InputError
 from ofmu_jax.losses import language
 from ofmu_jax.methods import Method
-from ofmu_jax.models import forward
+from ofmu_jax.models import Lora, forward
 from ofmu_jax.runs.config import LoopConfig, UnlearnConfig
+from ofmu_jax.runs.datasets import load_data
+from ofmu_jax.runs.finish import finish, total_steps
 from ofmu_jax.runs.folder import open_folder
 from ofmu_jax.runs.loop import LoopResult, run_loop
 from ofmu_jax.runs.models import Model, has_model, load_model
-from ofmu_jax.runs.train import TrainState, finish, load_data, total_steps
+from ofmu_jax.runs.trainable import Trainable, TrainState, trainable
 
 
 def unlearn(config: UnlearnConfig) -> pathlib.Path:
     """Unlearns as `ofmu unlearn` does; returns the run folder."""
     data = load_data(config.data)
-    model = load_model(config.model)
+    model = load_model(config.model, config.numerics, config.adapter)
     folder = open_folder(config.output, config)
     if config.output.resume and has_model(folder):
         return folder
-    params, result, steps = unlearn_model(
+    target, result, steps = unlearn_model(
         model,
         data,
         config.method,
@@ -37,8 +39,9 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
         folder,
         template=config.data.template,
         resume=config.output.resume,
+        lora=config.lora.lora,
     )
-    finish(folder, model._replace(params=params), result, steps)
+    finish(folder, model, target, config.lora.lora, result, steps)
     return folder
 
 
@@ -51,7 +54,8 @@ def unlearn_model(
     *,
     template: str,
     resume: bool = False,
-) -> tuple[Any, LoopResult, int]:
+    lora: Lora | None = None,
+) -> tuple[Trainable, LoopResult, int]:
     """Runs a method on a model in memory.
 
     Args:
@@ -62,9 +66,11 @@ def unlearn_model(
       folder: where metrics and checkpoints go.
       template: how a question becomes a prompt.
       resume: go on from the last checkpoint in the folder.
+      lora: train these adapters instead of all parameters.
 
     Returns:
-      The unlearned parameters, the loop's result, and its number of steps.
+      What was trained, with the result of training as its `params`; the loop's result; and its
+      number of steps.
     """
     apply_fn = functools.partial(forward, model.config)
     length = encode_qa(model.tokenizer, [*data.forget, *data.retain], template).tokens.shape[1]
@@ -85,16 +91,18 @@ def unlearn_model(
     tx = method.transformation(steps)
     forget_loss, retain_loss = method.losses(apply_fn)
 
+    target = trainable(model.params, lora, loop.seed)
+
     @functools.partial(jax.jit, donate_argnums=0)
     def step(
-        state: TrainState, forget_batch: Any, retain_batch: Any
+        state: TrainState, frozen: Any, forget_batch: Any, retain_batch: Any
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         updates, opt_state = tx.update(
             None,
             state.opt_state,
             state.params,
-            forget_fn=lambda p: forget_loss(p, forget_batch),
-            retain_fn=lambda p: retain_loss(p, retain_batch),
+            forget_fn=lambda p: forget_loss(target.full(p, frozen), forget_batch),
+            retain_fn=lambda p: retain_loss(target.full(p, frozen), retain_batch),
         )
         metrics = {
             **optax.tree.get(opt_state, "diagnostics")._asdict(),
@@ -103,19 +111,17 @@ def unlearn_model(
         }
         return TrainState(optax.apply_updates(state.params, updates), opt_state), metrics
 
-    # The loop donates its state; the caller's model must live on.
-    params = jax.tree.map(lambda x: x.copy(), model.params)
     result = run_loop(
         step,
-        TrainState(params, tx.init(params)),
-        batch,
+        TrainState(target.params, tx.init(target.params)),
+        lambda k: (target.frozen, *batch(k)),
         steps,
         loop,
         folder,
         label=f"unlearn {method.name}",
         resume=resume,
     )
-    return result.state.params, result, steps
+    return target._replace(params=result.state.params), result, steps
 
 
 def check_batches(forget: Mapping[str, Any], retain: Mapping[str, Any]) -> None:

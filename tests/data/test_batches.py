@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofmu_jax.data import (
-    EncodedQA,
+    Encoded,
     epoch_indices,
+    grouped_indices,
     paired_indices,
     steps_per_epoch,
     take,
@@ -15,12 +16,21 @@ from ofmu_jax.data import (
 )
 from ofmu_jax.errors import InputError
 
+# Changing it would change the results of runs that were published.
+ORDER = [[9, 6, 0, 2], [1, 4, 7, 5], [3, 8, 4, 1]]
+
 
 def _encoded(size, width=6, start=0):
     """Rows that tell their own index in every token, of varied lengths."""
     tokens = np.repeat(np.arange(start, start + size, dtype=np.int32)[:, None], width, axis=1)
-    lengths = np.arange(size, dtype=np.int32) % 3 + 4
-    return EncodedQA(tokens, lengths, np.full(size, 2, np.int32))
+    return _rows(tokens, np.arange(size) % 3 + 4)
+
+
+def _rows(tokens, lengths, prompt=2):
+    """Rows of which all but `prompt` tokens are scored."""
+    positions, lengths = np.arange(tokens.shape[1]), np.asarray(lengths, np.int32)
+    scored = (positions >= prompt) & (positions < lengths[:, None])
+    return Encoded(tokens, scored, lengths, np.full(len(tokens), prompt, np.int32))
 
 
 def paired_batches(forget, retain, step, **kwargs):
@@ -78,8 +88,7 @@ def test_take_keeps_rows_together():
 
 @pytest.mark.parametrize(("longest", "width"), [(64, 64), (65, 128), (129, 150)])
 def test_take_drops_padding_that_no_row_needs(longest, width):
-    lengths = np.array([longest, 3, 150])
-    encoded = EncodedQA(np.ones((3, 150), np.int32), lengths, np.ones(3, np.int32))
+    encoded = _rows(np.ones((3, 150), np.int32), [longest, 3, 150], prompt=1)
     batch = take(encoded, np.array([0, 1]))
     assert batch["tokens"].shape == batch["scored"].shape == (2, width)
     assert batch["scored"].sum(axis=1).tolist() == [longest - 1, 2]
@@ -92,6 +101,84 @@ def test_training_batch_follows_the_epochs():
         expected = take(encoded, epoch_indices(1, step, 7, 3))
         for name in expected:
             np.testing.assert_array_equal(batch[name], expected[name])
+
+
+def test_the_order_is_that_of_published_runs():
+    order = [epoch_indices(3, step, 10, 4).tolist() for step in range(3)]
+    assert order == ORDER
+    encoded = _encoded(10)
+    for step, indices in enumerate(ORDER):
+        assert training_batch(encoded, step, 4, seed=3)["tokens"][:, 0].tolist() == indices
+
+
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    size=st.integers(1, 200),
+    batch_size=st.integers(1, 60),
+    longest=st.integers(1, 50),
+)
+def test_every_grouped_epoch_has_every_item(seed, size, batch_size, longest):
+    lengths = np.random.default_rng(0).integers(1, longest + 1, size)
+    steps = steps_per_epoch(size, batch_size)
+    for epoch in range(2):
+        count = Counter()
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            batch = grouped_indices(seed, step, lengths, batch_size)
+            assert batch.shape == (batch_size,)
+            count.update(batch.tolist())
+        # Once, and what fills the last batch as evenly as can be.
+        fewest = steps * batch_size // size
+        assert set(count) == set(range(size)) and set(count.values()) <= {fewest, fewest + 1}
+
+
+def test_grouped_batches_have_similar_lengths_in_random_order():
+    lengths = np.random.default_rng(0).integers(1, 1000, 800)
+    batches = [lengths[grouped_indices(0, step, lengths, 8)] for step in range(100)]
+    # Two pools of 400 items: a batch spans about a fiftieth of the lengths.
+    assert np.mean([batch.max() - batch.min() for batch in batches]) < 30
+    middles = [np.median(batch) for batch in batches]
+    assert abs(np.corrcoef(middles, np.arange(100))[0, 1]) < 0.3
+
+
+def test_lengths_are_sorted_within_pools_only():
+    lengths = np.arange(800)
+    batches = [grouped_indices(0, step, lengths, 8) for step in range(100)]
+    # Sorted as a whole, each batch would be a run of eight.
+    assert max(batch.max() - batch.min() for batch in batches) > 8
+
+
+def test_grouped_epochs_and_seeds_have_orders_of_their_own():
+    lengths = np.ones(30)
+    steps = range(0, 12, 3)
+    orders = {tuple(grouped_indices(seed, k, lengths, 10)) for seed in range(4) for k in steps}
+    assert len(orders) == 16
+    again = grouped_indices(2, 5, lengths, 10)
+    np.testing.assert_array_equal(again, grouped_indices(2, 5, lengths, 10))
+
+
+def test_grouped_training_batches_are_narrow():
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(3, 300, 400)
+    encoded = _rows(np.repeat(np.arange(400)[:, None], 320, axis=1), lengths)
+    widths = {True: 0, False: 0}
+    for step in range(50):
+        for grouped in widths:
+            batch = training_batch(encoded, step, 8, seed=1, group_by_length=grouped)
+            widths[grouped] += batch["tokens"].shape[1]
+        indices = grouped_indices(1, step, lengths, 8)
+        assert batch["tokens"].shape[1] % 64 == 0
+        batch = training_batch(encoded, step, 8, seed=1, group_by_length=True)
+        assert batch["tokens"][:, 0].tolist() == indices.tolist()
+        np.testing.assert_array_equal(batch["scored"].sum(axis=1), lengths[indices] - 2)
+        assert batch["tokens"].shape[1] == -(-lengths[indices].max() // 32) * 32
+    assert widths[True] < 0.65 * widths[False]
+    assert widths[True] * 8 < 1.25 * lengths.sum()
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(0, 4), (4, 0), (4, -1)])
+def test_no_grouped_batches(size, batch_size):
+    with pytest.raises(InputError, match="expected at least"):
+        grouped_indices(0, 0, np.ones(size), batch_size)
 
 
 def test_an_epoch_of_pairs_passes_once_over_the_forget_set():

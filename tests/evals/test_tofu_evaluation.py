@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ofmu_jax.data.qa import QAItem, UnlearningData
-from ofmu_jax.data.tokenization import BOS, EOS, encode_qa, train_tokenizer
+from ofmu_jax.data import QAItem, UnlearningData, encode_qa, train_tokenizer
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import evaluate_tofu, item_losses, rouge_l_recall, summary
 from ofmu_jax.models import DecoderConfig, init_params
@@ -17,7 +16,7 @@ TEMPLATE = "Q {question} A "
 NEW_TOKENS = 6
 TEXTS = ["Ada Lake wrote novels in Oslo", "Ben Hill paints", "Who wrote?", "Where is it?", "no one"]
 TOKENIZER = train_tokenizer(TEXTS, vocab_size=300)
-BOS_ID, EOS_ID = TOKENIZER.token_to_id(BOS), TOKENIZER.token_to_id(EOS)
+BOS_ID, EOS_ID = TOKENIZER.bos_id, TOKENIZER.eos_id
 CONFIG = DecoderConfig(
     vocab_size=300,
     hidden_size=8,
@@ -44,13 +43,13 @@ def params(double):
 
 
 def prompt(question):
-    return [BOS_ID, *TOKENIZER.encode(TEMPLATE.format(question=question)).ids]
+    return [BOS_ID, *TOKENIZER.encode([TEMPLATE.format(question=question)])[0]]
 
 
 def expected_loss(params, question, answer):
     """Mean negative log-probability of answer and end, from unpadded NumPy logits."""
     start = prompt(question)
-    tokens = [*start, *TOKENIZER.encode(answer).ids, EOS_ID]
+    tokens = [*start, *TOKENIZER.encode([answer])[0], EOS_ID]
     logits = reference.logits(CONFIG, params, tokens)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     return -np.mean([log_probs[t - 1, tokens[t]] for t in range(len(start), len(tokens))])

@@ -33,7 +33,7 @@ def logits(config, params, tokens):
             name: np.asarray(params["layers"][name]["weight"][layer], np.float64)
             for name in ("input_layernorm", "post_attention_layernorm")
         }
-        normed = [_norm(x, scale["input_layernorm"], config.rms_norm_eps) for x in stream]
+        normed = [_norm(x, scale["input_layernorm"], config.norm_eps) for x in stream]
         for t in range(len(tokens) - 1, -1, -1):
             update = 0.0
             for head in range(config.num_attention_heads):
@@ -48,10 +48,10 @@ def logits(config, params, tokens):
                 update += weights / weights.sum() @ np.array(values) @ w["o_proj"][head]
             stream[t] = stream[t] + update
         for t in range(len(tokens)):
-            x = _norm(stream[t], scale["post_attention_layernorm"], config.rms_norm_eps)
+            x = _norm(stream[t], scale["post_attention_layernorm"], config.norm_eps)
             gate = x @ w["gate_proj"]
             inner = gate / (1 + np.exp(-gate)) * (x @ w["up_proj"])
             stream[t] = stream[t] + inner @ w["down_proj"]
     final = np.asarray(params["norm"]["weight"], np.float64)
     head = np.asarray(params.get("lm_head", embedding), np.float64)
-    return np.stack([_norm(x, final, config.rms_norm_eps) @ head.T for x in stream])
+    return np.stack([_norm(x, final, config.norm_eps) @ head.T for x in stream])

@@ -1,0 +1,129 @@
+"""The data that a config names, as items and as rows of tokens."""
+
+from collections.abc import Iterator
+
+from ofmu_jax.data import (
+    RETAIN_OF,
+    Encoded,
+    QAItem,
+    Tokenizer,
+    UnlearningData,
+    check_unlearning_data,
+    encode_chats,
+    encode_qa,
+    encode_text,
+    load_tofu,
+    make_authors,
+    read_chats,
+    read_items,
+    read_text,
+)
+from ofmu_jax.errors import InputError
+from ofmu_jax.runs.config import DataConfig, TrainConfig
+
+
+def load_data(config: DataConfig) -> UnlearningData:
+    """The forget, retain and evaluation sets that a config names, checked.
+
+    Raises:
+      InputError: as `load_tofu`, `make_authors` and `check_unlearning_data` do; or a set that is
+        there to train on only.
+    """
+    if config.dataset == "authors":
+        data = make_authors(
+            seed=config.data_seed, authors=config.authors, forget_authors=config.forget_authors
+        )
+    elif config.dataset != "tofu":
+        raise InputError(f"dataset {config.dataset} is to train on; expected tofu or authors")
+    elif config.data_dir is None:
+        raise InputError("dataset tofu needs --data-dir, the folder of its files")
+    else:
+        data = load_tofu(config.data_dir, config.forget, config.retain)
+    check_unlearning_data(data)
+    return data
+
+
+class TrainingData:
+    """What a training config names: texts for a tokenizer, rows for a tokenizer, a row's length.
+
+    Attributes:
+      unlearning: the unlearning sets, of data sets that have them.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.unlearning: UnlearningData | None = None
+        kind, path = config.data.dataset, config.data.data_file
+        if kind in ("tofu", "authors"):
+            self.unlearning = load_data(config.data)
+            self.items: tuple = training_items(self.unlearning, config)
+            return
+        if config.split != "full":
+            raise InputError(f"split {config.split!r}: dataset {kind} has none; expected full")
+        if path is None:
+            raise InputError(f"dataset {kind} needs --data-file")
+        read = {"qa": read_items, "chat": read_chats, "text": read_text}[kind]
+        self.items = read(path)  # type: ignore[operator]
+
+    def texts(self) -> Iterator[str]:
+        """All texts, those of the forget set included whatever the split."""
+        items = self.items if self.unlearning is None else self.unlearning.full
+        for item in items:
+            if isinstance(item, QAItem):
+                yield from (item.question, item.answer)
+            elif isinstance(item, str):
+                yield item
+            else:
+                yield from (message["content"] for message in item)
+
+    def encode(self, tokenizer: Tokenizer, limit: int) -> Encoded:
+        """The rows to train on, of at most `limit` tokens."""
+        template = self.config.data.template
+        if self.config.data.dataset == "text":
+            return encode_text(tokenizer, self.items, min(limit, self.config.sequence_length))
+        if self.config.data.dataset == "chat":
+            return encode_chats(tokenizer, self.items)
+        if self.unlearning is None:
+            return encode_qa(tokenizer, self.items, template)
+        # One length for both splits, so that the original and the retrained model have one shape.
+        length = encode_qa(tokenizer, self.unlearning.full, template).tokens.shape[1]
+        return encode_qa(tokenizer, self.items, template, length)
+
+    def longest(self, tokenizer: Tokenizer) -> int:
+        """Positions that a new model needs: the longest row it will read, and as much again.
+
+        The room is for generated answers, which may be longer than the true one.
+        """
+        if self.config.data.dataset == "text":
+            return self.config.sequence_length
+        if self.unlearning is None:
+            return 2 * self.encode(tokenizer, 0).tokens.shape[1]
+        data = self.unlearning
+        sets = (data.full, data.forget_eval, data.retain_eval, data.real_authors, data.world_facts)
+        pairs = [
+            (item.question, answer)
+            for items in sets
+            for item in items
+            for answer in (item.answer, item.paraphrased_answer or "", *item.perturbed_answer)
+            if answer
+        ]
+        return 2 * encode_qa(tokenizer, pairs, self.config.data.template).tokens.shape[1]
+
+
+def training_items(data: UnlearningData, config: TrainConfig) -> tuple[QAItem, ...]:
+    """What a split holds.
+
+    Raises:
+      InputError: for a split that is neither full nor the retain split that belongs to the task.
+    """
+    retain = ["retain"]
+    if config.data.dataset == "tofu":
+        retain.append(config.data.retain or RETAIN_OF[config.data.forget])
+    if config.split == "full":
+        return data.full
+    if config.split in retain:
+        return data.without_forget
+    raise InputError(
+        f"split {config.split!r}: expected one of full, {', '.join(retain)} (a retain split that "
+        "belongs to another forget split needs --forget)"
+    )

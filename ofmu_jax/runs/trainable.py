@@ -1,0 +1,41 @@
+"""What a run trains: all parameters, or low-rank adapters beside frozen ones."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from ofmu_jax.models import Lora, apply_lora, init_lora
+
+
+class TrainState(NamedTuple):
+    """What a step maps to itself and a checkpoint holds."""
+
+    params: Any
+    opt_state: Any
+
+
+class Trainable(NamedTuple):
+    """A reparametrisation of a model's parameters.
+
+    Attributes:
+      params: what is trained; free to be donated.
+      frozen: what is not, an argument of the step rather than a constant in its program.
+      full: from `params` and `frozen` to the model's parameters.
+    """
+
+    params: Any
+    frozen: Any
+    full: Callable[[Any, Any], Any]
+
+
+def trainable(params: Any, lora: Lora | None, seed: int) -> Trainable:
+    """Sets up training of a model's parameters, which are left as they are.
+
+    Raises:
+      InputError: a LoRA target matches no matrix.
+    """
+    if lora is None:
+        return Trainable(jax.tree.map(lambda x: x.copy(), params), (), lambda p, frozen: p)
+    adapters = init_lora(params, lora, jax.random.key(seed))
+    return Trainable(adapters, params, lambda p, frozen: apply_lora(frozen, p, lora.scale))
