@@ -124,8 +124,8 @@ def test_config_files(capsys, tmp_path):
         ("- 1", "expected a mapping, got list"),
         ("modle: pocket\ndata: {dataset: authors}", "no field 'modle'; did you mean 'model'"),
         ("model: 3\ndata: {dataset: authors}", "TrainConfig.model: expected str, got 3"),
-        ("model: pocket", "Required options Missing from ofmu train: {tofu,authors}"),
-        ("data: {dataset: imagenet}", "expected ('tofu', 'authors'), got 'imagenet'"),
+        ("model: pocket", "Required options Missing from ofmu train: {tofu,authors,qa,chat,text}"),
+        ("data: {dataset: imagenet}", "expected ('tofu', 'authors', 'qa', 'chat', 'text'), got 'imagenet'"),
         ("a: [", "config"),
     ):
         config.write_text(text)
@@ -135,7 +135,7 @@ def test_config_files(capsys, tmp_path):
 
 def test_a_model_that_is_no_run(capsys, tmp_path):
     arguments = ["unlearn", "authors", "--model", tmp_path / "m", "--out", tmp_path / "out"]
-    assert "is no finished run" in refused(capsys, tmp_path, *arguments)
+    assert "is neither a finished run" in refused(capsys, tmp_path, *arguments)
 
 
 def test_a_damaged_model(capsys, tmp_path, run):

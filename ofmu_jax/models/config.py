@@ -117,6 +117,11 @@ class DecoderConfig:
                 f"DecoderConfig.layer_windows has {len(self.layer_windows)} entries; expected "
                 f"num_hidden_layers = {self.num_hidden_layers}"
             )
+        if self.rope_scaling is not None:
+            for field, kind in typing.get_type_hints(type(self.rope_scaling)).items():
+                value, entry = getattr(self.rope_scaling, field), typing.get_origin(kind) is tuple
+                for number in value if entry else [value]:
+                    _check(f"rope_scaling.{field}", number, float if entry else kind)
         if isinstance(self.rope_scaling, LongRope):
             for name in ("short_factor", "long_factor"):
                 if (count := len(getattr(self.rope_scaling, name))) != turning // 2:

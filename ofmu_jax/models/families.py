@@ -90,6 +90,13 @@ class Fields:
             raise InputError(f"{self.source}: field {name!r} is missing")
         return value
 
+    def integer(self, name: str, default: Any = _UNSET) -> int:
+        """The value of a field that others are computed from."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{self.source}: {name} is {value!r}; expected an integer")
+        return value
+
     def require(self, name: str, *allowed: Any) -> None:
         """Refuses a field with a value other than those allowed; it may be absent."""
         if (value := self.get(name, allowed[0])) not in allowed:
@@ -139,7 +146,7 @@ class Family:
 
 def _gated(fields: Fields, name: str = "hidden_act", default: str = "silu") -> dict[str, Any]:
     act = fields.get(name, default) or default
-    if act not in _ACTIVATIONS:
+    if not isinstance(act, str) or act not in _ACTIVATIONS:
         raise InputError(
             f"{fields.source}: {name} = {act!r} is not supported; expected one of "
             f"{', '.join(_ACTIVATIONS)}"
@@ -217,7 +224,7 @@ def _phi(fields: Fields) -> dict[str, Any]:
 def _gemma(fields: Fields) -> dict[str, Any]:
     fields.require("use_bidirectional_attention", None, False)
     # Files older than `hidden_activation` say "gelu" but the weights were trained with tanh's.
-    fields.known.add("hidden_act")
+    fields.require("hidden_act", "gelu_pytorch_tanh", "gelu", None)
     bias = fields.get("attention_bias", False)
     return _gated(fields, "hidden_activation", "gelu_pytorch_tanh") | {
         "norm": "rms_unit_offset",
@@ -248,7 +255,7 @@ def _same_window(fields: Fields, window: int | None) -> tuple[int | None, ...] |
 
 def _qwen_windows(fields: Fields) -> tuple[int | None, ...] | None:
     window = fields.get("sliding_window", 4096)
-    first = fields.get("max_window_layers", 28)
+    first = fields.integer("max_window_layers", 28)
     used = fields.get("use_sliding_window", False)
     depth = fields.get("num_hidden_layers", 32)
     kinds = ["sliding_attention" if used and i >= first else "full_attention" for i in range(depth)]
@@ -259,9 +266,10 @@ def _windows(
     fields: Fields, window: int | None, default: list[str]
 ) -> tuple[int | None, ...] | None:
     kinds = fields.get("layer_types", default) or default
-    unknown = set(kinds) - {"sliding_attention", "full_attention"}
-    if unknown:
-        raise InputError(f"{fields.source}: layer_types has {sorted(unknown)}, not supported")
+    if not isinstance(kinds, list):
+        raise InputError(f"{fields.source}: layer_types is {kinds!r}; expected a list")
+    if unknown := [k for k in kinds if k not in ("sliding_attention", "full_attention")]:
+        raise InputError(f"{fields.source}: layer_types has {unknown}, not supported")
     if window is None or "sliding_attention" not in kinds:
         return None
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
@@ -316,8 +324,8 @@ def decoder_config(values: Mapping[str, Any], source: str, **numerics: Any) -> D
     family = get_family(values, source)
     fields = Fields(values, source)
     fields.require("quantization_config", None)
-    shape = {name: fields.get(name) for name in _SHAPE[:5]}
-    shape["max_position_embeddings"] = fields.get("max_position_embeddings", family.positions)
+    shape = {name: fields.integer(name) for name in _SHAPE[:5]}
+    shape["max_position_embeddings"] = fields.integer("max_position_embeddings", family.positions)
     shape["initializer_range"] = fields.get("initializer_range", 0.02)
     heads = fields.get("num_key_value_heads", family.heads)
     rope = _rope(fields)
@@ -326,7 +334,7 @@ def decoder_config(values: Mapping[str, Any], source: str, **numerics: Any) -> D
         num_key_value_heads=shape["num_attention_heads"] if heads is None else heads,
         tie_word_embeddings=fields.get("tie_word_embeddings", family.tied),
         rope_theta=rope.get("rope_theta", fields.values.get("rope_theta", 10_000.0)),
-        rope_scaling=_rope_scaling(fields, rope),
+        rope_scaling=_rope_scaling(fields, rope, shape["max_position_embeddings"]),
         **family.configure(fields),
         **numerics,
     )
@@ -341,9 +349,10 @@ def get_family(values: Mapping[str, Any], source: str) -> Family:
       InputError: there is none, or it is not a causal language model.
     """
     kind = values.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise InputError(f"{source}: model_type is {kind!r}; expected one of {', '.join(FAMILIES)}")
-    for name in values.get("architectures") or ():
+    names = values.get("architectures") or []
+    for name in names if isinstance(names, list) else [names]:
         if not str(name).endswith("ForCausalLM"):
             raise InputError(f"{source}: architecture {name!r}; expected a ...ForCausalLM")
     return FAMILIES[kind]
@@ -384,7 +393,7 @@ def _rope(fields: Fields) -> dict[str, Any]:
     return rope
 
 
-def _rope_scaling(fields: Fields, rope: dict[str, Any]) -> RopeScaling | None:
+def _rope_scaling(fields: Fields, rope: dict[str, Any], positions: int) -> RopeScaling | None:
     given = dict(rope)
     for name in ("rope_theta", "partial_rotary_factor"):
         given.pop(name, None)
@@ -393,7 +402,6 @@ def _rope_scaling(fields: Fields, rope: dict[str, Any]) -> RopeScaling | None:
     inner = Fields(given, f"{fields.source}: rope scaling {kind!r}")
     if kind == "su":
         kind = "longrope"
-    positions = fields.values.get("max_position_embeddings")
     # Phi-3's stands beside the rope fields, not among them.
     outer = fields.get("original_max_position_embeddings", positions)
     scaling: RopeScaling | None = None
@@ -416,14 +424,13 @@ def _rope_scaling(fields: Fields, rope: dict[str, Any]) -> RopeScaling | None:
             inner.get("beta_slow", 1),
         )
     elif kind == "longrope":
-        original = inner.get("original_max_position_embeddings", outer)
+        original = inner.integer("original_max_position_embeddings", outer)
         factor = inner.get("factor", None) or positions / original
         attention = inner.get("attention_factor", None)
         if attention is None:
             growth = math.log(factor) / math.log(original)
             attention = 1.0 if factor <= 1 else math.sqrt(1 + growth)
-        short, long = inner.get("short_factor"), inner.get("long_factor")
-        scaling = LongRope(tuple(short), tuple(long), original, attention)
+        scaling = LongRope(_factors(inner, "short"), _factors(inner, "long"), original, attention)
     elif kind != "default":
         raise InputError(
             f"{fields.source}: rope scaling {kind!r} is not supported; expected default, linear, "
@@ -433,3 +440,10 @@ def _rope_scaling(fields: Fields, rope: dict[str, Any]) -> RopeScaling | None:
         if name not in inner.known and value is not None:
             raise InputError(f"{inner.source}: field {name!r} = {value!r} is not honoured")
     return scaling
+
+
+def _factors(fields: Fields, name: str) -> tuple[float, ...]:
+    values = fields.get(f"{name}_factor")
+    if not isinstance(values, list):
+        raise InputError(f"{fields.source}: {name}_factor is {values!r}; expected a list")
+    return tuple(values)

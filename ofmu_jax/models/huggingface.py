@@ -54,7 +54,7 @@ class Layout(NamedTuple):
 
     Attributes:
       files: from each tensor's name to the file that holds it.
-      dtypes: from each tensor's name to its dtype.
+      dtypes: from each parameter's name to its dtype.
       buffers: tensors that are no parameters.
       companions: the files beside the tensors, by name.
     """
@@ -95,14 +95,18 @@ def locate(folder: str | os.PathLike[str]) -> pathlib.Path:
         raise InputError(f"model {folder!r}: expected hf://organisation/name")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
     except ImportError as error:
         raise InputError(
             f"model {folder!r} needs huggingface_hub: pip install 'ofmu-jax[hub]'"
         ) from error
     try:
         return pathlib.Path(snapshot_download(name, allow_patterns=["*.safetensors", *COMPANIONS]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(f"model {folder!r}: {' '.join(str(error).split())}") from error
 
 
@@ -149,12 +153,22 @@ def read_checkpoint(
         _check_index(folder, where)
         dtypes = {name: readers[file].get_slice(name).get_dtype() for name, file in where.items()}
         _check_tensors(folder, config, expected, where, readers)
-        dtypes = {name: _stored_dtype(folder, name, kind) for name, kind in dtypes.items()}
+        # Of the buffers, old attention masks are integers; they are carried along as they are.
+        dtypes = {
+            name: _stored_dtype(folder, name, kind)
+            for name, kind in dtypes.items()
+            if name in expected or name == _HEAD
+        }
         if param_dtype is None:
             kinds = [jnp.dtype(dtypes[name]) for name in expected]
             param_dtype = str(functools.reduce(jnp.promote_types, kinds))
         if param_dtype not in DTYPES:
             raise InputError(f"param_dtype is {param_dtype!r}; expected one of {DTYPES}")
+        if jax.dtypes.canonicalize_dtype(param_dtype) != jnp.dtype(param_dtype):
+            raise InputError(
+                f"{folder}: param_dtype is {param_dtype}, which JAX rounds to float32 unless "
+                "jax_enable_x64 is set; set it, or ask for param_dtype='float32'"
+            )
         config = read_config(folder, dtype=dtype, remat=remat, param_dtype=param_dtype)
         params = _allocate(config, shardings)
         for name, pieces in expected.items():
@@ -169,7 +183,8 @@ def read_checkpoint(
         extra = where.keys() - expected.keys()
         buffers = {name: readers[where[name]].get_tensor(name) for name in extra - {_HEAD}}
         if _HEAD in extra:
-            _check_tied(folder, readers[where[_HEAD]].get_tensor(_HEAD), params)
+            both = (readers[where[name]].get_tensor(name) for name in (_HEAD, _EMBEDDING))
+            _check_tied(folder, *both)
     return Checkpoint(config, params, Layout(where, dtypes, buffers, read_companions(folder)))
 
 
@@ -279,13 +294,12 @@ def _files(folder: pathlib.Path) -> list[str]:
         index = _read_json(folder / INDEX).get("weight_map")
         if not isinstance(index, dict) or not index:
             raise InputError(f"{folder / INDEX}: expected a weight_map of tensors to files")
-        files = sorted(set(index.values()))
-        for file in files:
-            if pathlib.Path(file).name != file:
+        for file in index.values():
+            if not isinstance(file, str) or pathlib.Path(file).name != file:
                 raise InputError(f"{folder / INDEX} names {file!r}; expected a plain file name")
             if not (folder / file).is_file():
                 raise InputError(f"{folder / INDEX} names {file}, which is absent")
-        return files
+        return sorted(set(index.values()))
     if (folder / SINGLE).is_file():
         return [SINGLE]
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -393,8 +407,7 @@ def _part_sharding(leaf: jax.Array, piece: Piece) -> Any:
     return jax.NamedSharding(leaf.sharding.mesh, jax.P(*leaf.sharding.spec[1:]))
 
 
-def _check_tied(folder: pathlib.Path, head: np.ndarray, params: Params) -> None:
-    table = np.asarray(params["embed_tokens"]).astype(head.dtype)
+def _check_tied(folder: pathlib.Path, head: np.ndarray, table: np.ndarray) -> None:
     if not np.array_equal(head, table):
         raise InputError(
             f"{folder}: {_HEAD} differs from {_EMBEDDING}, though config.json ties them; set "

@@ -28,9 +28,10 @@ from ofmu_jax.models.tensors import stored_tensors as tensors_of
 
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-# Options of PEFT that change the arithmetic, with the values that leave it alone.
+# Options of PEFT that change the arithmetic or the base model, with the values that do not.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
     "fan_in_fan_out": (False,),
     "use_dora": (False,),
     "use_qalora": (False,),
@@ -42,6 +43,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "layer_replication": (None,),
     "trainable_token_indices": (None,),
     "target_parameters": (None, []),
+    "alora_invocation_tokens": (None,),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
+    "use_bdlora": (None, False),
 }
 
 
@@ -170,14 +176,13 @@ def write_adapter(
       lora: rank and scale.
       base: what PEFT loads the base model from.
     """
-    tensors, modules, width = {}, set(), 1
+    tensors, modules = {}, set()
     for name, pieces in tensors_of(config, family).items():
         found = {p.leaf: _find(adapters, p.leaf) for p in pieces}
         if not any(found.values()):
             continue
         module = name.removesuffix(".weight")
         modules.add(module.split(".", 3)[3])
-        width = max(width, len(pieces))
         downs, ups, rows = [], [], sum(p.stored_shape[0] for p in pieces)
         start = 0
         for piece in pieces:
@@ -191,7 +196,7 @@ def write_adapter(
         tensors[f"{_PREFIX}{module}.lora_A.weight"] = np.concatenate(downs)
         tensors[f"{_PREFIX}{module}.lora_B.weight"] = np.concatenate(ups, axis=1)
     # PEFT has one rank for all: narrower adapters are filled up with zeros.
-    rank = width * lora.rank
+    rank = max(len(value) for name, value in tensors.items() if ".lora_A." in name)
     for name, value in tensors.items():
         axis = 0 if ".lora_A." in name else 1
         pad = [(0, 0), (0, 0)]
@@ -202,7 +207,7 @@ def write_adapter(
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": rank,
-        "lora_alpha": lora.scale * rank,
+        "lora_alpha": lora.alpha * rank / lora.rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -239,26 +244,36 @@ def read_adapter(
         tensors = load_file(path / ADAPTER)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"adapter {path} cannot be read: {error}") from error
-    if values.get("peft_type") != "LORA":
-        raise InputError(f"adapter {path} is {values.get('peft_type')!r}; expected 'LORA'")
+    if not isinstance(values, dict) or values.get("peft_type") != "LORA":
+        raise InputError(f"adapter {path}: {ADAPTER_CONFIG} has no peft_type 'LORA'")
     for option, neutral in _NEUTRAL.items():
         if option in values and values[option] not in neutral:
             raise InputError(f"adapter {path}: {option} = {values[option]!r} is not supported")
-    rank, alpha = values["r"], values["lora_alpha"]
-    scale = alpha / (math.sqrt(rank) if values.get("use_rslora") else rank)
+    rank, alpha = values.get("r"), values.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1 or not alpha > 0:
+        raise InputError(
+            f"adapter {path}: r = {rank!r} and lora_alpha = {alpha!r}; expected positive numbers"
+        )
+    if values.get("use_rslora"):
+        alpha *= math.sqrt(rank)
 
     halves: dict[Path, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     for name, pieces in tensors_of(config, family).items():
         module = _PREFIX + name.removesuffix(".weight")
-        a, b = (tensors.pop(f"{module}.lora_{half}.weight", None) for half in "AB")
-        if a is None or b is None:
+        names = [f"{module}.lora_{half}.weight" for half in "AB"]
+        if not pieces[0].inputs or tensors.keys().isdisjoint(names):
             continue
+        if absent := [name for name in names if name not in tensors]:
+            raise InputError(f"adapter {path}: {absent[0]} is missing")
+        a, b = (tensors.pop(name).astype(np.float32) for name in names)
         inputs, rows = pieces[0].stored_shape[-1], sum(p.stored_shape[0] for p in pieces)
         if a.shape != (rank, inputs) or b.shape != (rows, rank):
             raise InputError(
                 f"adapter {path}: {module} has shapes {a.shape} and {b.shape}; expected "
                 f"{(rank, inputs)} and {(rows, rank)}"
             )
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise InputError(f"adapter {path}: {module} has a NaN or infinite value")
         start = 0
         for piece in pieces:
             count = piece.stored_shape[0]
@@ -274,10 +289,10 @@ def read_adapter(
         if len(layers) != config.num_hidden_layers:
             raise InputError(f"adapter {path}: {'.'.join(leaf)} is not adapted in every layer")
         ordered = [layers[i] for i in range(config.num_hidden_layers)]
-        a, b = (np.stack([half[i] for half in ordered]).astype(np.float32) for i in (0, 1))
-        _put(adapters, leaf, {"a": jnp.asarray(a), "b": jnp.asarray(b)})
+        a, b = (jnp.asarray(np.stack(half)) for half in zip(*ordered, strict=True))
+        _put(adapters, leaf, {"a": a, "b": b})
     targets = tuple(".".join(leaf) for leaf in sorted(halves))
-    return adapters, Lora(rank, scale * rank, targets)
+    return adapters, Lora(rank, alpha, targets)
 
 
 def _matrix_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:

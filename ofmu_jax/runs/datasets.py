@@ -127,3 +127,39 @@ def training_items(data: UnlearningData, config: TrainConfig) -> tuple[QAItem, .
         f"split {config.split!r}: expected one of full, {', '.join(retain)} (a retain split that "
         "belongs to another forget split needs --forget)"
     )
+
+
+def fitted(encoded: Encoded, limit: int) -> Encoded:
+    """Rows without the padding beyond a model's length.
+
+    Args:
+      encoded: N rows of S tokens.
+      limit: the model's `max_position_embeddings`.
+
+    Returns:
+      The rows, cut to `limit` tokens.
+
+    Raises:
+      InputError: a row has more.
+    """
+    longest = int(encoded.lengths.argmax())
+    if encoded.lengths[longest] > limit:
+        raise InputError(
+            f"item {longest} has {encoded.lengths[longest]} tokens; expected at most {limit}, the "
+            "model's max_position_embeddings"
+        )
+    return encoded._replace(tokens=encoded.tokens[:, :limit], scored=encoded.scored[:, :limit])
+
+
+def encode_request(
+    data: UnlearningData, tokenizer: Tokenizer, template: str, limit: int
+) -> tuple[Encoded, Encoded]:
+    """The forget and the retain rows of an unlearning request, of one width.
+
+    Raises:
+      InputError: as `encode_qa` and `fitted` do.
+    """
+    items = [*data.forget, *data.retain]
+    rows = fitted(encode_qa(tokenizer, items, template), limit)
+    size = len(data.forget)
+    return Encoded(*(x[:size] for x in rows)), Encoded(*(x[size:] for x in rows))

@@ -13,7 +13,7 @@ from ofmu_jax.errors import InputError
 from ofmu_jax.losses import language
 from ofmu_jax.models import PRESETS, forward, init_params, preset
 from ofmu_jax.runs.config import TrainConfig
-from ofmu_jax.runs.datasets import TrainingData
+from ofmu_jax.runs.datasets import TrainingData, fitted
 from ofmu_jax.runs.finish import finish, total_steps
 from ofmu_jax.runs.folder import open_folder
 from ofmu_jax.runs.loop import run_loop
@@ -26,12 +26,9 @@ def train(config: TrainConfig) -> pathlib.Path:
     check(config)
     data = TrainingData(config)
     model = new_model(config, data) if config.model in PRESETS else _load(config)
-    encoded = data.encode(model.tokenizer, model.config.max_position_embeddings)
-    if (longest := encoded.lengths.max()) > model.config.max_position_embeddings:
-        raise InputError(
-            f"an item has {longest} tokens; expected at most the model's max_position_embeddings "
-            f"= {model.config.max_position_embeddings}"
-        )
+    limit = model.config.max_position_embeddings
+    encoded = fitted(data.encode(model.tokenizer, limit), limit)
+    target = trainable(model.params, config.lora.lora, config.loop.seed)
     folder = open_folder(config.output, config)
     if config.output.resume and has_model(folder):
         return folder
@@ -40,7 +37,6 @@ def train(config: TrainConfig) -> pathlib.Path:
     batches = total_steps(loop, len(encoded.tokens))
     tx = optimizer(config, max(batches // config.accumulate, 1))
     loss = functools.partial(language.cross_entropy, functools.partial(forward, model.config))
-    target = trainable(model.params, config.lora.lora, loop.seed)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:

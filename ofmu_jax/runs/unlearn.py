@@ -10,13 +10,14 @@ import jax
 import numpy as np
 import optax
 
-from ofmu_jax.data import UnlearningData, encode_qa, paired_indices, take
+from ofmu_jax.data import UnlearningData, paired_indices, take
 from ofmu_jax.errors import InputError
 from ofmu_jax.losses import language
 from ofmu_jax.methods import Method
 from ofmu_jax.models import Lora, forward
+from ofmu_jax.models.lora import target_paths
 from ofmu_jax.runs.config import LoopConfig, UnlearnConfig
-from ofmu_jax.runs.datasets import load_data
+from ofmu_jax.runs.datasets import encode_request, load_data
 from ofmu_jax.runs.finish import finish, total_steps
 from ofmu_jax.runs.folder import open_folder
 from ofmu_jax.runs.loop import LoopResult, run_loop
@@ -28,6 +29,12 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
     """Unlearns as `ofmu unlearn` does; returns the run folder."""
     data = load_data(config.data)
     model = load_model(config.model, config.numerics, config.adapter)
+    # Once more than needed, so that what does not fit is refused before anything is written.
+    if config.lora.lora is not None:
+        target_paths(model.params, config.lora.lora)
+    encode_request(
+        data, model.tokenizer, config.data.template, model.config.max_position_embeddings
+    )
     folder = open_folder(config.output, config)
     if config.output.resume and has_model(folder):
         return folder
@@ -73,9 +80,9 @@ def unlearn_model(
       number of steps.
     """
     apply_fn = functools.partial(forward, model.config)
-    length = encode_qa(model.tokenizer, [*data.forget, *data.retain], template).tokens.shape[1]
-    forget = encode_qa(model.tokenizer, data.forget, template, length)
-    retain = encode_qa(model.tokenizer, data.retain, template, length)
+    forget, retain = encode_request(
+        data, model.tokenizer, template, model.config.max_position_embeddings
+    )
     reference = _reference(apply_fn, model.params, forget) if method.needs_reference else None
 
     def batch(k: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
