@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all peer lint
 
 demo: $(READY)
 	$(VENV)/bin/ofmu demo --out out/demo --overwrite
@@ -13,6 +13,12 @@ test: $(READY)
 
 test-all: $(READY)
 	$(VENV)/bin/python -m pytest -n 2
+
+# With torch, transformers and peft, which the tests of these files compare with where they are.
+peer: $(READY)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test,peer]'
+	$(VENV)/bin/python -m pytest -n 2 tests/models tests/data/test_chat.py \
+		tests/data/test_tokenizer.py tests/evals/test_generation.py tests/runs/test_checkpoints.py
 
 lint: $(READY)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'

@@ -12,6 +12,7 @@ from ofmu_jax.errors import InputError
 from ofmu_jax.evals.batching import padded_batches
 from ofmu_jax.models.config import DecoderConfig
 from ofmu_jax.models.decoder import Params, decode, init_decoding, unstack
+from ofmu_jax.models.rope import LongRope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,20 +125,44 @@ def generate(
     order = np.argsort(lengths, kind="stable")
     key = jax.random.key(0) if key is None else key
     batches = []
-    for rows in padded_batches(len(tokens), batch_size, "generate answers"):
-        # A repeated row ends when its twin does, so padding never prolongs the loop.
-        rows = order[rows]
-        prompts = _left_padded(tokens[rows], mask[rows], min(_bucket(lengths[rows].max()), room))
-        start = (prompts.shape[1] - lengths[rows]).astype(np.int32)
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
-        stops = jnp.asarray(stop_ids, jnp.int32)
-        batch = _continue(config, params, prompts, start, keys, stops, max_new_tokens, sampling)
-        # Waiting for each batch keeps the progress bar honest, and costs no transfer.
-        batches.append(jax.block_until_ready(batch))
-    continued = np.concatenate(jax.device_get(batches))[: len(tokens)]
-    result = np.empty_like(continued)
-    result[order] = continued
+    for length, group in _groups(config, order, lengths + max_new_tokens - 1):
+        for rows in padded_batches(len(group), batch_size, "generate answers"):
+            # A repeated row ends when its twin does, so padding never prolongs the loop.
+            rows = group[rows]
+            width = min(_bucket(lengths[rows].max()), room)
+            batch = _continue(
+                config,
+                params,
+                _left_padded(tokens[rows], mask[rows], width),
+                (width - lengths[rows]).astype(np.int32),
+                jax.vmap(functools.partial(jax.random.fold_in, key))(rows),
+                jnp.asarray(stop_ids, jnp.int32),
+                max_new_tokens,
+                sampling,
+                length,
+            )
+            # Waiting for each batch keeps the progress bar honest, and costs no transfer.
+            batches.append((rows, jax.block_until_ready(batch)))
+    result = np.empty((len(tokens), max_new_tokens), np.int32)
+    for rows, continued in jax.device_get(batches):
+        result[rows] = continued
     return result
+
+
+def _groups(
+    config: DecoderConfig, order: np.ndarray, totals: np.ndarray
+) -> list[tuple[int, np.ndarray]]:
+    """Splits rows by the frequencies that `LongRope` has for their final length.
+
+    A model in the middle of a sequence cannot change them without reading it anew, so a row that
+    may grow beyond the original length has the long ones from its start.
+    """
+    if not isinstance(config.rope_scaling, LongRope):
+        return [(0, order)]
+    original = config.rope_scaling.original_max_position_embeddings
+    long = totals[order] > original
+    groups = [(original, order[~long]), (original + 1, order[long])]
+    return [(length, group) for length, group in groups if len(group)]
 
 
 def _bucket(length: int) -> int:
@@ -163,7 +188,7 @@ def _argmax(logits: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(logits == greatest, index, logits.shape[-1] - 1), axis=-1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7))
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8))
 def _continue(
     config: DecoderConfig,
     params: Params,
@@ -173,6 +198,7 @@ def _continue(
     stop_ids: jax.Array,
     max_new_tokens: int,
     sampling: Sampling | None,
+    length: int,
 ) -> jax.Array:
     """Continues (B, P) prompts padded on the left; returns (B, max_new_tokens) int32."""
     batch_size, width = prompts.shape
@@ -195,11 +221,11 @@ def _continue(
         chosen = jnp.where(finished, stop_ids[0], choose(logits, step))
         output = output.at[:, step].set(chosen)
         finished = finished | jnp.any(chosen[:, None] == stop_ids, axis=1)
-        logits, state = decode(config, params, chosen[:, None], state)
+        logits, state = decode(config, params, chosen[:, None], state, length)
         return step + 1, logits, finished, output, state
 
     state = init_decoding(config, batch_size, width + max_new_tokens, start)
-    logits, state = decode(config, params, prompts, state)
+    logits, state = decode(config, params, prompts, state, length)
     output = jnp.full((batch_size, max_new_tokens), stop_ids[0], jnp.int32)
     finished = jnp.zeros(batch_size, bool)
     loop = (jnp.int32(0), logits, finished, output, state)

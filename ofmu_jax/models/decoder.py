@@ -225,27 +225,28 @@ def init_decoding(
 
 
 def decode(
-    config: DecoderConfig, params: Params, tokens: jax.Array, state: DecodeState
+    config: DecoderConfig, params: Params, tokens: jax.Array, state: DecodeState, length: int = 0
 ) -> tuple[jax.Array, DecodeState]:
     """Logits after a piece of a sequence, given the cache of what came before.
 
-    All rows write the same slots, so rows that are shorter are padded on the left. With
-    `LongRope`, the number of slots decides on the frequencies, so that they never change midway.
+    All rows write the same slots, so rows that are shorter are padded on the left.
 
     Args:
       config: the shape of the model.
       params: as from `unstack`.
       tokens: (B, S) int32.
       state: as from `init_decoding` or the step before; S slots at least must be left.
+      length: tokens that the sequence will have in the end, by which `LongRope` takes its
+        frequencies; the same in every step, so that they do not change midway.
 
     Returns:
       (B, V) logits after the last token, typed as in `forward`, and the next state.
     """
-    length, num_slots = tokens.shape[1], state.cache[0].value.shape[2]
-    slots = state.slot + jnp.arange(length)
+    num_slots = state.cache[0].value.shape[2]
+    slots = state.slot + jnp.arange(tokens.shape[1])
     positions = jnp.maximum(slots - state.start[:, None], 0)
     valid = jnp.arange(num_slots) >= state.start[:, None]
-    context = _context(config, positions, slots, valid, num_slots)
+    context = _context(config, positions, slots, valid, length)
     x = embed(config, params["embed_tokens"], tokens)
     windows = config.layer_windows or (None,) * config.num_hidden_layers
     caches = []
@@ -256,7 +257,7 @@ def decode(
     normed = cast(jax.Array, Norm(config).apply({"params": params["norm"]}, x[:, -1:]))
     head = params["embed_tokens"] if config.tie_word_embeddings else params["lm_head"]
     last = logits(config, head, params.get("lm_head_bias"), normed)[:, 0]
-    return last, DecodeState(tuple(caches), state.start, state.slot + length)
+    return last, DecodeState(tuple(caches), state.start, state.slot + tokens.shape[1])
 
 
 def _check_length(config: DecoderConfig, length: int, what: str) -> None:

@@ -289,8 +289,8 @@ def read_adapter(
         if len(layers) != config.num_hidden_layers:
             raise InputError(f"adapter {path}: {'.'.join(leaf)} is not adapted in every layer")
         ordered = [layers[i] for i in range(config.num_hidden_layers)]
-        a, b = (jnp.asarray(np.stack(half)) for half in zip(*ordered, strict=True))
-        _put(adapters, leaf, {"a": a, "b": b})
+        stacked = [jnp.asarray(np.stack(half)) for half in zip(*ordered, strict=True)]
+        _put(adapters, leaf, dict(zip("ab", stacked, strict=True)))
     targets = tuple(".".join(leaf) for leaf in sorted(halves))
     return adapters, Lora(rank, alpha, targets)
 
