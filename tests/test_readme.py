@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+from experiments import tables
 from ofmu_jax.runs import report
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -34,3 +35,8 @@ def test_the_tables_are_those_of_the_committed_results():
         path = pathlib.Path(__file__).parent.parent / "experiments" / folder / "results.json"
         models = json.loads(path.read_text(encoding="utf-8"))["models"]
         assert report.table(models) in README, folder
+
+
+def test_the_tables_of_the_model_page_are_those_of_the_committed_results():
+    page = tables.PAGE.read_text(encoding="utf-8")
+    assert tables.render(page) == page

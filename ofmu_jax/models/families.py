@@ -131,6 +131,7 @@ class Family:
       heads: default of the key-value heads, or None for as many as query heads.
       rms_norm_eps: default.
       positions: default of `max_position_embeddings`.
+      original: default of `original_max_position_embeddings`, or None for `positions`.
       tied: default of `tie_word_embeddings`.
       rename: names of modules that differ from the decoder's, ours to theirs.
       fused: modules whose rows are stored as one, theirs to ours.
@@ -139,6 +140,7 @@ class Family:
     configure: Callable[[Fields], dict[str, Any]]
     heads: int | None = None
     positions: int = 2048
+    original: int | None = None
     tied: bool = False
     rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fused: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -283,6 +285,7 @@ FAMILIES: dict[str, Family] = {
     "phi3": Family(
         _phi3,
         positions=4096,
+        original=4096,
         fused={
             "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
             "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
@@ -324,7 +327,7 @@ def decoder_config(values: Mapping[str, Any], source: str, **numerics: Any) -> D
     family = get_family(values, source)
     fields = Fields(values, source)
     fields.require("quantization_config", None)
-    shape = {name: fields.integer(name) for name in _SHAPE[:5]}
+    shape: dict[str, Any] = {name: fields.integer(name) for name in _SHAPE[:5]}
     shape["max_position_embeddings"] = fields.integer("max_position_embeddings", family.positions)
     shape["initializer_range"] = fields.get("initializer_range", 0.02)
     heads = fields.get("num_key_value_heads", family.heads)
@@ -334,10 +337,12 @@ def decoder_config(values: Mapping[str, Any], source: str, **numerics: Any) -> D
         num_key_value_heads=shape["num_attention_heads"] if heads is None else heads,
         tie_word_embeddings=fields.get("tie_word_embeddings", family.tied),
         rope_theta=rope.get("rope_theta", fields.values.get("rope_theta", 10_000.0)),
-        rope_scaling=_rope_scaling(fields, rope, shape["max_position_embeddings"]),
+        rope_scaling=_rope_scaling(fields, rope, shape["max_position_embeddings"], family.original),
         **family.configure(fields),
         **numerics,
     )
+    if rope.get("partial_rotary_factor") not in (None, 1):
+        fields.values.setdefault("partial_rotary_factor", rope["partial_rotary_factor"])
     fields.refuse_the_rest()
     return config
 
@@ -393,17 +398,21 @@ def _rope(fields: Fields) -> dict[str, Any]:
     return rope
 
 
-def _rope_scaling(fields: Fields, rope: dict[str, Any], positions: int) -> RopeScaling | None:
+def _rope_scaling(
+    fields: Fields, rope: dict[str, Any], positions: int, original: int | None
+) -> RopeScaling | None:
     given = dict(rope)
     for name in ("rope_theta", "partial_rotary_factor"):
         given.pop(name, None)
     kind = given.pop("rope_type", given.get("type", "default"))
     given.pop("type", None)
+    # Phi-3's stands beside the rope fields, and rules over one among them.
+    outer = fields.get("original_max_position_embeddings", original)
+    if outer is not None and "original_max_position_embeddings" in given:
+        given["original_max_position_embeddings"] = outer
     inner = Fields(given, f"{fields.source}: rope scaling {kind!r}")
     if kind == "su":
         kind = "longrope"
-    # Phi-3's stands beside the rope fields, not among them.
-    outer = fields.get("original_max_position_embeddings", positions)
     scaling: RopeScaling | None = None
     if kind == "linear":
         scaling = Linear(inner.get("factor"))
@@ -412,13 +421,13 @@ def _rope_scaling(fields: Fields, rope: dict[str, Any], positions: int) -> RopeS
             inner.get("factor"),
             inner.get("low_freq_factor"),
             inner.get("high_freq_factor"),
-            inner.get("original_max_position_embeddings", outer),
+            inner.get("original_max_position_embeddings", outer or positions),
         )
     elif kind == "yarn":
         inner.require("truncate", True)
         scaling = Yarn(
             inner.get("factor"),
-            inner.get("original_max_position_embeddings", outer),
+            inner.get("original_max_position_embeddings", outer or positions),
             inner.get("attention_factor", None),
             inner.get("beta_fast", 32),
             inner.get("beta_slow", 1),

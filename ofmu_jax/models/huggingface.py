@@ -426,3 +426,4 @@ def _save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:  # a disk that fills
         raise OSError(f"cannot write {path}: {error}") from error
+    path.chmod(0o644)  # the library makes it its owner's alone
