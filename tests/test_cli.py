@@ -125,7 +125,10 @@ def test_config_files(capsys, tmp_path):
         ("modle: pocket\ndata: {dataset: authors}", "no field 'modle'; did you mean 'model'"),
         ("model: 3\ndata: {dataset: authors}", "TrainConfig.model: expected str, got 3"),
         ("model: pocket", "Required options Missing from ofmu train: {tofu,authors,qa,chat,text}"),
-        ("data: {dataset: imagenet}", "expected ('tofu', 'authors', 'qa', 'chat', 'text'), got 'imagenet'"),
+        (
+            "data: {dataset: imagenet}",
+            "expected ('tofu', 'authors', 'qa', 'chat', 'text'), got 'imagenet'",
+        ),
         ("a: [", "config"),
     ):
         config.write_text(text)

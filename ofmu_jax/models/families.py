@@ -6,55 +6,13 @@ leave the outputs alone is refused, rather than run wrongly.
 """
 
 import dataclasses
-import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.models.config import DecoderConfig
-from ofmu_jax.models.rope import Linear, Llama3, LongRope, RopeScaling, Yarn
+from ofmu_jax.models.fields import Fields, rope_fields, rope_scaling
 
-# Bookkeeping, inference settings and training-time regularisers: no effect on the logits.
-_HARMLESS = frozenset(
-    [
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "_flash_attn_2_enabled",
-        "_from_model_config",
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "bos_token_id",
-        "cache_implementation",
-        "chunk_size_feed_forward",
-        "dtype",
-        "eos_token_id",
-        "id2label",
-        "is_decoder",
-        "is_encoder_decoder",
-        "label2id",
-        "max_length",
-        "model_type",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "pretraining_tp",
-        "problem_type",
-        "return_dict",
-        "rope_parameters",
-        "rope_scaling",
-        "rope_theta",
-        "task_specific_params",
-        "tokenizer_class",
-        "torch_dtype",
-        "torchscript",
-        "transformers_version",
-        "unk_token_id",
-        "use_cache",
-    ]
-)
-_DROPOUTS = ("attention_dropout", "attn_pdrop", "embd_pdrop", "hidden_dropout", "resid_pdrop")
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -72,54 +30,6 @@ _SHAPE = (
     "max_position_embeddings",
     "initializer_range",
 )
-_UNSET = object()
-
-
-class Fields:
-    """The fields of one `config.json`; notes which were asked for, so as to name the others."""
-
-    def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self.values, self.source = dict(values), source
-        self.known: set[str] = set()
-
-    def get(self, name: str, default: Any = _UNSET) -> Any:
-        """The value of a field, or its default where it is absent."""
-        self.known.add(name)
-        value = self.values.get(name, default)
-        if value is _UNSET:
-            raise InputError(f"{self.source}: field {name!r} is missing")
-        return value
-
-    def integer(self, name: str, default: Any = _UNSET) -> int:
-        """The value of a field that others are computed from."""
-        value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{self.source}: {name} is {value!r}; expected an integer")
-        return value
-
-    def require(self, name: str, *allowed: Any) -> None:
-        """Refuses a field with a value other than those allowed; it may be absent."""
-        if (value := self.get(name, allowed[0])) not in allowed:
-            raise InputError(
-                f"{self.source}: {name} = {value!r} is not supported; expected "
-                + " or ".join(map(repr, allowed))
-            )
-
-    def refuse_the_rest(self) -> None:
-        """Refuses fields that nobody asked for and that may matter."""
-        for name in _DROPOUTS:
-            if self.get(name, 0):
-                warnings.warn(
-                    f"{self.source}: {name} = {self.values[name]} is ignored; there is no dropout "
-                    "here, also in training",
-                    stacklevel=2,
-                )
-        for name, value in self.values.items():
-            if name not in self.known | _HARMLESS and value not in (None, False):
-                raise InputError(
-                    f"{self.source}: field {name!r} = {value!r} is not honoured by this decoder; "
-                    "delete it from the file if it has no effect on the model's outputs"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +39,6 @@ class Family:
     Attributes:
       configure: from the fields to the values of a `DecoderConfig` that differ from Llama's.
       heads: default of the key-value heads, or None for as many as query heads.
-      rms_norm_eps: default.
       positions: default of `max_position_embeddings`.
       original: default of `original_max_position_embeddings`, or None for `positions`.
       tied: default of `tie_word_embeddings`.
@@ -146,7 +55,7 @@ class Family:
     fused: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
-def _gated(fields: Fields, name: str = "hidden_act", default: str = "silu") -> dict[str, Any]:
+def _activation(fields: Fields, name: str = "hidden_act", default: str = "silu") -> dict[str, Any]:
     act = fields.get(name, default) or default
     if not isinstance(act, str) or act not in _ACTIVATIONS:
         raise InputError(
@@ -158,7 +67,7 @@ def _gated(fields: Fields, name: str = "hidden_act", default: str = "silu") -> d
 
 def _llama(fields: Fields) -> dict[str, Any]:
     bias = fields.get("attention_bias", False)
-    return _gated(fields) | {
+    return _activation(fields) | {
         "norm_eps": fields.get("rms_norm_eps", 1e-6),
         "head_dim": fields.get("head_dim", None),
         "attention_bias": bias,
@@ -168,7 +77,7 @@ def _llama(fields: Fields) -> dict[str, Any]:
 
 
 def _mistral(fields: Fields) -> dict[str, Any]:
-    return _gated(fields) | {
+    return _activation(fields) | {
         "norm_eps": fields.get("rms_norm_eps", 1e-6),
         "head_dim": fields.get("head_dim", None),
         "layer_windows": _same_window(fields, fields.get("sliding_window", 4096)),
@@ -176,7 +85,7 @@ def _mistral(fields: Fields) -> dict[str, Any]:
 
 
 def _qwen2(fields: Fields) -> dict[str, Any]:
-    return _gated(fields) | {
+    return _activation(fields) | {
         "norm_eps": fields.get("rms_norm_eps", 1e-6),
         "head_dim": fields.get("head_dim", None),
         "attention_bias": True,
@@ -186,7 +95,7 @@ def _qwen2(fields: Fields) -> dict[str, Any]:
 
 def _qwen3(fields: Fields) -> dict[str, Any]:
     bias = fields.get("attention_bias", False)
-    return _gated(fields) | {
+    return _activation(fields) | {
         "norm_eps": fields.get("rms_norm_eps", 1e-6),
         "head_dim": fields.get("head_dim", 128),
         "attention_bias": bias,
@@ -197,9 +106,9 @@ def _qwen3(fields: Fields) -> dict[str, Any]:
 
 
 def _phi3(fields: Fields) -> dict[str, Any]:
-    return _gated(fields) | {
+    return _activation(fields) | {
         "norm_eps": fields.get("rms_norm_eps", 1e-5),
-        "partial_rotary_factor": _rope(fields).get(
+        "partial_rotary_factor": rope_fields(fields).get(
             "partial_rotary_factor", fields.get("partial_rotary_factor", 1.0)
         ),
         "layer_windows": _same_window(fields, fields.get("sliding_window", None)),
@@ -208,11 +117,11 @@ def _phi3(fields: Fields) -> dict[str, Any]:
 
 def _phi(fields: Fields) -> dict[str, Any]:
     fields.require("qk_layernorm", False)
-    return _gated(fields, default="gelu_new") | {
+    return _activation(fields, default="gelu_new") | {
         "norm": "layer",
         "norm_eps": fields.get("layer_norm_eps", 1e-5),
         "parallel_block": True,
-        "partial_rotary_factor": _rope(fields).get(
+        "partial_rotary_factor": rope_fields(fields).get(
             "partial_rotary_factor", fields.get("partial_rotary_factor", 0.5)
         ),
         "attention_bias": True,
@@ -228,7 +137,7 @@ def _gemma(fields: Fields) -> dict[str, Any]:
     # Files older than `hidden_activation` say "gelu" but the weights were trained with tanh's.
     fields.require("hidden_act", "gelu_pytorch_tanh", "gelu", None)
     bias = fields.get("attention_bias", False)
-    return _gated(fields, "hidden_activation", "gelu_pytorch_tanh") | {
+    return _activation(fields, "hidden_activation", "gelu_pytorch_tanh") | {
         "norm": "rms_unit_offset",
         "norm_eps": fields.get("rms_norm_eps", 1e-6),
         "head_dim": fields.get("head_dim", 256),
@@ -331,13 +240,13 @@ def decoder_config(values: Mapping[str, Any], source: str, **numerics: Any) -> D
     shape["max_position_embeddings"] = fields.integer("max_position_embeddings", family.positions)
     shape["initializer_range"] = fields.get("initializer_range", 0.02)
     heads = fields.get("num_key_value_heads", family.heads)
-    rope = _rope(fields)
+    rope = rope_fields(fields)
     config = DecoderConfig(
         **shape,
         num_key_value_heads=shape["num_attention_heads"] if heads is None else heads,
         tie_word_embeddings=fields.get("tie_word_embeddings", family.tied),
         rope_theta=rope.get("rope_theta", fields.values.get("rope_theta", 10_000.0)),
-        rope_scaling=_rope_scaling(fields, rope, shape["max_position_embeddings"], family.original),
+        rope_scaling=rope_scaling(fields, rope, shape["max_position_embeddings"], family.original),
         **family.configure(fields),
         **numerics,
     )
@@ -388,71 +297,3 @@ def hugging_face_config(config: DecoderConfig) -> dict[str, Any]:
     if back != dataclasses.replace(config, head_dim=config.head_size):
         raise InputError("only a plain Llama can be written without the config.json of its source")
     return values
-
-
-def _rope(fields: Fields) -> dict[str, Any]:
-    """The rope fields; newer files hold them in `rope_parameters`, theta included."""
-    rope = fields.values.get("rope_parameters") or fields.values.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise InputError(f"{fields.source}: rope scaling is {rope!r}; expected a mapping")
-    return rope
-
-
-def _rope_scaling(
-    fields: Fields, rope: dict[str, Any], positions: int, original: int | None
-) -> RopeScaling | None:
-    given = dict(rope)
-    for name in ("rope_theta", "partial_rotary_factor"):
-        given.pop(name, None)
-    kind = given.pop("rope_type", given.get("type", "default"))
-    given.pop("type", None)
-    # Phi-3's stands beside the rope fields, and rules over one among them.
-    outer = fields.get("original_max_position_embeddings", original)
-    if outer is not None and "original_max_position_embeddings" in given:
-        given["original_max_position_embeddings"] = outer
-    inner = Fields(given, f"{fields.source}: rope scaling {kind!r}")
-    if kind == "su":
-        kind = "longrope"
-    scaling: RopeScaling | None = None
-    if kind == "linear":
-        scaling = Linear(inner.get("factor"))
-    elif kind == "llama3":
-        scaling = Llama3(
-            inner.get("factor"),
-            inner.get("low_freq_factor"),
-            inner.get("high_freq_factor"),
-            inner.get("original_max_position_embeddings", outer or positions),
-        )
-    elif kind == "yarn":
-        inner.require("truncate", True)
-        scaling = Yarn(
-            inner.get("factor"),
-            inner.get("original_max_position_embeddings", outer or positions),
-            inner.get("attention_factor", None),
-            inner.get("beta_fast", 32),
-            inner.get("beta_slow", 1),
-        )
-    elif kind == "longrope":
-        original = inner.integer("original_max_position_embeddings", outer)
-        factor = inner.get("factor", None) or positions / original
-        attention = inner.get("attention_factor", None)
-        if attention is None:
-            growth = math.log(factor) / math.log(original)
-            attention = 1.0 if factor <= 1 else math.sqrt(1 + growth)
-        scaling = LongRope(_factors(inner, "short"), _factors(inner, "long"), original, attention)
-    elif kind != "default":
-        raise InputError(
-            f"{fields.source}: rope scaling {kind!r} is not supported; expected default, linear, "
-            "llama3, yarn or longrope"
-        )
-    for name, value in given.items():
-        if name not in inner.known and value is not None:
-            raise InputError(f"{inner.source}: field {name!r} = {value!r} is not honoured")
-    return scaling
-
-
-def _factors(fields: Fields, name: str) -> tuple[float, ...]:
-    values = fields.get(f"{name}_factor")
-    if not isinstance(values, list):
-        raise InputError(f"{fields.source}: {name}_factor is {values!r}; expected a list")
-    return tuple(values)

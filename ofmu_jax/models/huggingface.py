@@ -42,7 +42,7 @@ COMPANIONS = (
     "merges.txt",
 )
 _STORED_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Constants that older files hold; `transformers` computes them anew.
 _BUFFERS = ("rotary_emb.inv_freq", "self_attn.bias", "self_attn.masked_bias")
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -71,43 +71,6 @@ class Checkpoint(NamedTuple):
     config: DecoderConfig
     params: Params
     layout: Layout
-
-
-def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
-    """Whether a path looks like a Hugging Face checkpoint, readable or not."""
-    if str(folder).startswith("hf://"):
-        return True
-    path = pathlib.Path(folder)
-    weights = ("*.safetensors", INDEX, *_PICKLES)
-    return (path / CONFIG).is_file() and any(any(path.glob(pattern)) for pattern in weights)
-
-
-def locate(folder: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder on disk; `hf://organisation/name` is fetched through `huggingface_hub`.
-
-    Raises:
-      InputError: the name is not of that form, the hub's library is absent, or the hub refuses.
-    """
-    if not str(folder).startswith("hf://"):
-        return pathlib.Path(folder)
-    name = str(folder).removeprefix("hf://")
-    if name.count("/") != 1:
-        raise InputError(f"model {folder!r}: expected hf://organisation/name")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-    except ImportError as error:
-        raise InputError(
-            f"model {folder!r} needs huggingface_hub: pip install 'ofmu-jax[hub]'"
-        ) from error
-    try:
-        return pathlib.Path(snapshot_download(name, allow_patterns=["*.safetensors", *COMPANIONS]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"model {folder!r}: {' '.join(str(error).split())}") from error
 
 
 def read_config(folder: str | os.PathLike[str], **numerics: Any) -> DecoderConfig:
@@ -241,7 +204,7 @@ def write_checkpoint(
       layout: as from `read_checkpoint` or `new_layout`.
 
     Raises:
-      InputError: the folder holds something.
+      InputError: the folder holds something, or a parameter is NaN or too large for its dtype.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -258,7 +221,7 @@ def write_checkpoint(
             tensors = {
                 name: layout.buffers[name]
                 if name in layout.buffers
-                else _to_stored(params, expected[name], layout.dtypes[name])
+                else _to_stored(params, expected[name], name, layout.dtypes[name])
                 for name in names
             }
             _save(tensors, temporary / file)
@@ -302,7 +265,7 @@ def _files(folder: pathlib.Path) -> list[str]:
         return sorted(set(index.values()))
     if (folder / SINGLE).is_file():
         return [SINGLE]
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise InputError(
             f"{folder} holds {pickles[0]}, a pickle, which may run code when opened; expected "
@@ -415,10 +378,14 @@ def _check_tied(folder: pathlib.Path, head: np.ndarray, table: np.ndarray) -> No
         )
 
 
-def _to_stored(params: Params, pieces: list[Piece], dtype: str) -> np.ndarray:
+def _to_stored(params: Params, pieces: list[Piece], name: str, dtype: str) -> np.ndarray:
     parts = [piece.to_stored(np.asarray(piece.of(params))) for piece in pieces]
     value = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return np.ascontiguousarray(value.astype(dtype))
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(value.astype(dtype))
+    if not np.isfinite(stored).all():
+        raise InputError(f"tensor {name} is not finite as {dtype}; expected finite parameters")
+    return stored
 
 
 def _save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:

@@ -27,7 +27,8 @@ from ofmu_jax.models import (
     write_checkpoint,
 )
 from ofmu_jax.models.families import get_family
-from ofmu_jax.models.huggingface import CONFIG, is_checkpoint, locate, new_layout, read_companions
+from ofmu_jax.models.hub import is_checkpoint, locate
+from ofmu_jax.models.huggingface import CONFIG, new_layout, read_companions
 from ofmu_jax.models.tensors import abstract_params
 from ofmu_jax.runs.config import ExportConfig, NumericsConfig
 from ofmu_jax.runs.folder import MODEL, storing, write_atomic, write_json
