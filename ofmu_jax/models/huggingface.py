@@ -358,7 +358,10 @@ def _write(sharding: Any) -> Any:
         cast = part.astype(leaf.dtype)
         # In the target type, whose range may be narrower.
         finite = jnp.all(jnp.isfinite(cast))
-        return (cast if layer is None else leaf.at[layer].set(cast)), finite
+        if layer is None:
+            return cast, finite
+        # Not `leaf.at[layer].set`, which needs room for a second leaf.
+        return jax.lax.dynamic_update_index_in_dim(leaf, cast, layer, 0), finite
 
     return write
 

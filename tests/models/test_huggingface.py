@@ -166,6 +166,13 @@ def test_reading_holds_one_tensor_at_a_time(tmp_path):
     assert max(sizes) <= peak < 2.5 * max(sizes) < sum(sizes) / 10
 
 
+def test_writing_a_layer_into_its_leaf_needs_no_room_for_a_second_leaf():
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    leaf, part = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((9, 64, 64), (64, 64)))
+    program = huggingface._write(device).lower(leaf, part, jnp.int32(0)).compile()
+    assert program.memory_analysis().temp_size_in_bytes < leaf.size
+
+
 def test_a_sharded_read_equals_a_plain_one(tmp_path):
     assert len(jax.devices()) == 8
     folder = make_folder(tmp_path / "in")
