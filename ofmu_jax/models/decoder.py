@@ -105,7 +105,14 @@ def _windows(config: DecoderConfig, length: int) -> jax.Array | None:
 def _context(
     config: DecoderConfig, positions: jax.Array, slots: jax.Array, valid: jax.Array, length: int
 ) -> Context:
-    """Args: positions (B, S); slots (S,) of the queries; valid (B, T) of the keys; T or more."""
+    """What all layers share.
+
+    Args:
+      positions: (B, S) int32, of the queries.
+      slots: (S,) int32, of the queries among the T keys.
+      valid: (B, T) bool, which keys are no padding.
+      length: tokens of the whole sequence, for frequencies that depend on it.
+    """
     turns, factor = frequencies(config.rotary_size, config.rope_theta, config.rope_scaling, length)
     angles = positions[..., None] * jnp.asarray(turns, config.wide_dtype)
     angles = jnp.concatenate([angles, angles], axis=-1)[:, None]
