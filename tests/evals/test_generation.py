@@ -146,7 +146,8 @@ def test_samples_follow_the_filtered_distribution():
     expected = count * np.asarray(jax.nn.softmax(filter_logits(logits, sampling)))
     observed = np.bincount(drawn, minlength=CONFIG.vocab_size)
     allowed = expected > 0
-    assert 1 < allowed.sum() <= 6
+    # Both filters act: top_k leaves six, top_p fewer, and there is still something to draw.
+    assert allowed.sum() in (2, 3, 4, 5)
     assert observed[~allowed].sum() == 0
     assert stats.chisquare(observed[allowed], expected[allowed]).pvalue > 1e-4
 
