@@ -19,6 +19,7 @@ from ofmu_jax.methods import METHODS, Ofmu, get_method
 from ofmu_jax.runs.config import (
     EvaluateConfig,
     ExportConfig,
+    ForgetQualityConfig,
     TrainConfig,
     UnlearnConfig,
     from_dict,
@@ -34,7 +35,8 @@ commands:
   demo        the whole story on embedded data: train, retrain, unlearn, compare, report
   train       train a small Llama, or fine-tune a checkpoint
   unlearn     make a trained model forget; --method {" | ".join(METHODS)}
-  evaluate    forget quality, model utility and their parts
+  evaluate    forget quality, model utility, memorisation, membership inference, and their parts
+  forget-quality   two TOFU_EVAL.json, of whichever tool, held against each other
   export      write a model as a Hugging Face folder
 
 Every command explains its flags with --help, takes them from --config FILE (YAML or JSON, as in a
@@ -46,6 +48,7 @@ a run folder, a Hugging Face folder or hf://organisation/name.
   ofmu train authors --split retain --out out/retrained
   ofmu unlearn authors --model out/original --method npo --out out/npo
   ofmu evaluate authors --model out/npo --out out/npo_eval
+  ofmu forget-quality out/npo_eval/TOFU_EVAL.json out/retrained_eval/TOFU_EVAL.json
   ofmu export --model out/npo --out out/npo_hf
 """
 
@@ -95,6 +98,7 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
     from ofmu_jax.runs.demo import DemoConfig, demo
     from ofmu_jax.runs.evaluate import evaluate
     from ofmu_jax.runs.models import export
+    from ofmu_jax.runs.quality import compare_results
     from ofmu_jax.runs.train import train
     from ofmu_jax.runs.unlearn import unlearn
 
@@ -103,6 +107,7 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
         "train": (TrainConfig, train),
         "unlearn": (UnlearnConfig, unlearn),
         "evaluate": (EvaluateConfig, evaluate),
+        "forget-quality": (ForgetQualityConfig, compare_results),
         "export": (ExportConfig, export),
     }
 

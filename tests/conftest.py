@@ -12,6 +12,8 @@ import jax
 import pytest
 from hypothesis import settings
 
+from tests.command_line import item, write
+
 settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("ci")
 
@@ -21,3 +23,19 @@ def x64():
     """Runs a test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def tofu(tmp_path):
+    """A folder with TOFU's file names and schema: 4 items to forget, 8 to retain."""
+    folder = tmp_path / "tofu"
+    folder.mkdir()
+    wrong = {"perturbed_answer": ["Nobody.", "Somebody."]}
+    both = {**wrong, "paraphrased_answer": "The person."}
+    write(folder / "forget10.json", [item(i) for i in range(4)])
+    write(folder / "retain90.json", [item(i) for i in range(4, 12)])
+    write(folder / "forget10_perturbed.json", [item(i, **both) for i in range(4)])
+    write(folder / "retain_perturbed.json", [item(i, **both) for i in range(4, 8)])
+    write(folder / "real_authors_perturbed.json", [item(i, **wrong) for i in range(20, 23)])
+    write(folder / "world_facts_perturbed.json", [item(i, **wrong) for i in range(30, 33)])
+    return folder

@@ -11,51 +11,9 @@ import sys
 import pytest
 
 from ofmu_jax.cli import main
+from tests.command_line import item, refused, write
 
 TINY = ["--authors", "3", "--forget-authors", "1", "--epochs", "1"]
-
-
-def item(i, **extra):
-    return {"question": f"Who is number {i}?", "answer": f"Person {i}.", **extra}
-
-
-def write(path, items):
-    path.write_text("".join(json.dumps(x) + "\n" for x in items), encoding="utf-8")
-
-
-@pytest.fixture
-def tofu(tmp_path):
-    """A folder with TOFU's file names and schema: 4 items to forget, 8 to retain."""
-    folder = tmp_path / "tofu"
-    folder.mkdir()
-    wrong = {"perturbed_answer": ["Nobody.", "Somebody."]}
-    both = {**wrong, "paraphrased_answer": "The person."}
-    write(folder / "forget10.json", [item(i) for i in range(4)])
-    write(folder / "retain90.json", [item(i) for i in range(4, 12)])
-    write(folder / "forget10_perturbed.json", [item(i, **both) for i in range(4)])
-    write(folder / "retain_perturbed.json", [item(i, **both) for i in range(4, 8)])
-    write(folder / "real_authors_perturbed.json", [item(i, **wrong) for i in range(20, 23)])
-    write(folder / "world_facts_perturbed.json", [item(i, **wrong) for i in range(30, 33)])
-    return folder
-
-
-def snapshot(folder):
-    return {
-        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
-        for p in sorted(folder.rglob("*"))
-    }
-
-
-def refused(capsys, folder, *arguments):
-    """Runs the command line; checks status 2, one line, and that nothing on disk changed."""
-    before = snapshot(folder)
-    assert main([str(a) for a in arguments]) == 2
-    captured = capsys.readouterr()
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1, captured.err
-    assert lines[0].startswith("ofmu: error: ")
-    assert snapshot(folder) == before
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +82,13 @@ def test_config_files(capsys, tmp_path):
         ("- 1", "expected a mapping, got list"),
         ("modle: pocket\ndata: {dataset: authors}", "no field 'modle'; did you mean 'model'"),
         ("model: 3\ndata: {dataset: authors}", "TrainConfig.model: expected str, got 3"),
-        ("model: pocket", "Required options Missing from ofmu train: {tofu,authors,qa,chat,text}"),
+        (
+            "model: pocket",
+            "Required options Missing from ofmu train: {tofu,authors,muse,wmdp,mmlu,qa,chat,text}",
+        ),
         (
             "data: {dataset: imagenet}",
-            "expected ('tofu', 'authors', 'qa', 'chat', 'text'), got 'imagenet'",
+            "'authors', 'muse', 'wmdp', 'mmlu', 'qa', 'chat', 'text'), got 'imagenet'",
         ),
         ("a: [", "config"),
     ):
@@ -175,7 +136,7 @@ def test_damaged_data_names_file_line_and_field(capsys, tmp_path, tofu):
         ("", ["forget10_perturbed.json", "empty"]),
         (whole[:-30], ["forget10_perturbed.json", "line 4", "JSON"]),
         (whole.replace("paraphrased_answer", "other", 1), ["line 1", "'paraphrased_answer'"]),
-        ("[1]\n", ["line 1", "list"]),
+        ("[1]\n", ["object 1", "int"]),
         (whole.replace('["Nobody.", "Somebody."]', '"Nobody."', 1), ["line 1", "perturbed_answer"]),
     ):
         if text is None:

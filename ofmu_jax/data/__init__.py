@@ -20,8 +20,26 @@ from ofmu_jax.data.encoding import (
     encode_text,
 )
 from ofmu_jax.data.files import read_chats, read_items, read_text
+from ofmu_jax.data.multiple_choice import (
+    MMLU_SUBJECTS,
+    WMDP_TOPICS,
+    ChoiceTask,
+    MultipleChoice,
+    load_mmlu,
+    load_wmdp,
+)
+from ofmu_jax.data.muse import MuseData, Passage, load_muse, muse_chunks
 from ofmu_jax.data.qa import QAItem, UnlearningData, check_unlearning_data
-from ofmu_jax.data.tofu import RETAIN_OF, load_tofu
+from ofmu_jax.data.records import (
+    Record,
+    has_records,
+    read_lines,
+    read_records,
+    text_of,
+    texts_of,
+    value_of,
+)
+from ofmu_jax.data.tofu import HOLDOUT_OF, RETAIN_OF, load_refusals, load_tofu
 from ofmu_jax.data.tokenizer import (
     BOS,
     EOS,
@@ -38,13 +56,21 @@ __all__ = [
     "CHAT",
     "DEFAULT_TEMPLATE",
     "EOS",
+    "HOLDOUT_OF",
+    "MMLU_SUBJECTS",
     "PAD",
     "RETAIN_OF",
     "SPECIAL_TOKENS",
+    "WMDP_TOPICS",
     "Batch",
+    "ChoiceTask",
     "Encoded",
     "Message",
+    "MultipleChoice",
+    "MuseData",
+    "Passage",
     "QAItem",
+    "Record",
     "Tokenizer",
     "UnlearningData",
     "check_unlearning_data",
@@ -53,17 +79,28 @@ __all__ = [
     "encode_text",
     "epoch_indices",
     "grouped_indices",
+    "has_records",
+    "load_mmlu",
+    "load_muse",
+    "load_refusals",
     "load_tofu",
+    "load_wmdp",
     "make_authors",
+    "muse_chunks",
     "paired_indices",
     "read_chats",
     "read_items",
+    "read_lines",
+    "read_records",
     "read_text",
     "read_tokenizer",
     "render_chat",
     "steps_per_epoch",
     "take",
+    "text_of",
+    "texts_of",
     "train_tokenizer",
     "training_batch",
+    "value_of",
     "write_tokenizer",
 ]

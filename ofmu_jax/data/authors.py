@@ -17,7 +17,12 @@ _WRONG_GENERAL_ANSWERS = 3
 _T = TypeVar("_T")
 
 
-def make_authors(seed: int = 0, authors: int = 40, forget_authors: int = 4) -> UnlearningData:
+def make_authors(
+    seed: int = 0,
+    authors: int = 40,
+    forget_authors: int = 4,
+    holdout_authors: int | None = None,
+) -> UnlearningData:
     """Invents authors, ten facts about each, and a question on every fact.
 
     In the manner of TOFU (Maini et al., 2024, arXiv:2401.06121), but with facts that are drawn
@@ -27,13 +32,17 @@ def make_authors(seed: int = 0, authors: int = 40, forget_authors: int = 4) -> U
 
     Args:
       seed: which authors; the same seed gives the same data everywhere. At least 0.
-      authors: number of authors, at most 200.
+      authors: number of authors that a model is trained on, at most 200.
       forget_authors: how many of them, the last ones, are to be forgotten.
+      holdout_authors: number of further authors, that no model is trained on; at most 200 with the
+        others. If None, as many as are forgotten, or as there is room for. The others do not
+        depend on it.
 
     Returns:
       10 items per author. `retain_eval` has those of the first authors, as many as `forget_eval`.
       `real_authors` and `world_facts` have 24 items each, and `background` has both, since a
-      small model has no pretraining to know them from.
+      small model has no pretraining to know them from. The names and titles in `holdout` are told
+      in no other set.
 
     Raises:
       InputError: an argument is out of range.
@@ -44,23 +53,20 @@ def make_authors(seed: int = 0, authors: int = 40, forget_authors: int = 4) -> U
         raise InputError(f"authors is {authors}; expected 2 to {_MAX_AUTHORS}")
     if not 1 <= forget_authors < authors:
         raise InputError(f"forget_authors is {forget_authors}; expected 1 to {authors - 1}")
+    room = _MAX_AUTHORS - authors
+    if holdout_authors is None:
+        holdout_authors = min(forget_authors, room)
+    if not 0 <= holdout_authors <= room:
+        raise InputError(f"holdout_authors is {holdout_authors}; expected 0 to {room}")
     rng = random.Random(seed)
-    by_family: dict[str, str] = {}
-    while len(by_family) < authors:
-        name = _name(rng)
-        by_family.setdefault(name.split()[-1], name)
-    names = list(by_family.values())
+    names = _names(rng, authors)
     titles = _distinct(rng, _title, 2 * authors)
-    # A wrong title is nobody's title, and authors are not each other's mentors.
-    reserved = {"debut": titles, "latest": titles, "mentor": names}
-
-    items = []
-    for index, name in enumerate(names):
-        own = {"debut": titles[2 * index], "latest": titles[2 * index + 1]}
-        for kind in lexicon.PHRASINGS:
-            taken = reserved.get(kind, ())
-            value = own.get(kind) or _distinct(rng, _DRAW[kind], 1, taken)[0]
-            items.append(_item(rng, kind, name, value, taken))
+    items = _items(rng, names, titles, names, titles)
+    # Drawn last, so that the others stay the same.
+    told = "\n".join(text for item in items for text in (item.answer, *item.perturbed_answer))
+    new_names = _names(rng, holdout_authors, names, told)
+    new_titles = _distinct(rng, _title, 2 * holdout_authors, told)
+    holdout = _items(rng, new_names, new_titles, names + new_names, titles + new_titles)
 
     first = (authors - forget_authors) * len(lexicon.PHRASINGS)
     forget, retain = items[first:], items[:first]
@@ -74,7 +80,40 @@ def make_authors(seed: int = 0, authors: int = 40, forget_authors: int = 4) -> U
         real_authors=real_authors,
         world_facts=world_facts,
         background=_plain(real_authors + world_facts),
+        holdout=_plain(holdout),
     )
+
+
+def _names(rng: random.Random, count: int, others: Sequence[str] = (), told: str = "") -> list[str]:
+    """Draws names with family names of their own, none of them in the text `told`."""
+    families = {name.split()[-1] for name in others}
+    by_family: dict[str, str] = {}
+    while len(by_family) < count:
+        name = _name(rng)
+        family = name.split()[-1]
+        if family not in families and name not in told:
+            by_family.setdefault(family, name)
+    return list(by_family.values())
+
+
+def _items(
+    rng: random.Random,
+    names: Sequence[str],
+    titles: Sequence[str],
+    all_names: Sequence[str],
+    all_titles: Sequence[str],
+) -> list[QAItem]:
+    """An item on each kind of fact about each author; two titles are the author's own."""
+    # A wrong title is nobody's title, and authors are not each other's mentors.
+    reserved = {"debut": all_titles, "latest": all_titles, "mentor": all_names}
+    items = []
+    for index, name in enumerate(names):
+        own = {"debut": titles[2 * index], "latest": titles[2 * index + 1]}
+        for kind in lexicon.PHRASINGS:
+            taken = reserved.get(kind, ())
+            value = own.get(kind) or _distinct(rng, _DRAW[kind], 1, taken)[0]
+            items.append(_item(rng, kind, name, value, taken))
+    return items
 
 
 def _item(
@@ -120,7 +159,7 @@ def _distinct(
     count: int,
     taken: Collection[str] = (),
 ) -> list[str]:
-    """Draws `count` values, no two alike and none of them taken."""
+    """Draws `count` values, no two alike and none of them taken, which may be a text with them."""
     values: list[str] = []
     while len(values) < count:
         value = draw(rng)

@@ -67,7 +67,7 @@ def encode_qa(
     """
     pairs = [(i.question, i.answer) if isinstance(i, QAItem) else i for i in items]
     labels = [f"item {index} ({question!r})" for index, (question, _) in enumerate(pairs)]
-    _check_no_special_tokens(tokenizer, zip(labels, pairs, strict=True))
+    check_no_special_tokens(tokenizer, zip(labels, pairs, strict=True))
     if template == CHAT:
         chats = [
             ({"role": "user", "content": q}, {"role": "assistant", "content": a}) for q, a in pairs
@@ -78,10 +78,10 @@ def encode_qa(
     prompts = tokenizer.encode([template.format(question=question) for question, _ in pairs])
     answers = tokenizer.encode([answer for _, answer in pairs])
     rows = [
-        [[*_begin(tokenizer), *prompt], [*answer, tokenizer.eos_id]]
+        [[*leading_ids(tokenizer), *prompt], [*answer, tokenizer.eos_id]]
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    return _pad(tokenizer, rows, labels, length)
+    return pad_rows(tokenizer, rows, labels, length)
 
 
 def encode_chats(
@@ -109,7 +109,7 @@ def encode_chats(
     """
     labels = [f"conversation {index}" for index in range(len(conversations))]
     contents = ([message["content"] for message in messages] for messages in conversations)
-    _check_no_special_tokens(tokenizer, zip(labels, contents, strict=True))
+    check_no_special_tokens(tokenizer, zip(labels, contents, strict=True))
     return _encode_turns(tokenizer, conversations, labels, length)
 
 
@@ -136,21 +136,44 @@ def encode_text(tokenizer: Tokenizer, documents: Sequence[str], length: int) -> 
     array([[ 1, 67, 68,  2],
            [ 1, 69,  2,  0]], dtype=int32)
     """
-    if length < 2:
-        raise InputError(f"length is {length}; expected at least 2, so that a token follows one")
     labels = [f"document {index}" for index in range(len(documents))]
-    _check_no_special_tokens(tokenizer, zip(labels, zip(documents), strict=True))
+    check_no_special_tokens(tokenizer, zip(labels, zip(documents), strict=True))
     stream = [
         token
         for ids in tokenizer.encode(documents)
-        for token in (*_begin(tokenizer), *ids, tokenizer.eos_id)
+        for token in (*leading_ids(tokenizer), *ids, tokenizer.eos_id)
     ]
-    starts = range(0, max(len(stream) - 1, 0), length)
-    rows = [[stream[start : start + 1], stream[start + 1 : start + length]] for start in starts]
-    return _pad(tokenizer, rows, [f"row {start // length}" for start in starts], length)
+    return chunk_ids(tokenizer, stream, length)
 
 
-def _begin(tokenizer: Tokenizer) -> list[int]:
+def chunk_ids(
+    tokenizer: Tokenizer, ids: Sequence[int], length: int, leading: Sequence[int] = ()
+) -> Encoded:
+    """Cuts one sequence of tokens into rows.
+
+    Args:
+      tokenizer: the model's.
+      ids: the sequence.
+      length: the width S of a row.
+      leading: what each row begins with.
+
+    Returns:
+      The rows, of which only the last is padded, or left out if it is a single token; all tokens
+      but the first are scored.
+
+    Raises:
+      InputError: `length` is less than 2.
+    """
+    if length < 2:
+        raise InputError(f"length is {length}; expected at least 2, so that a token follows one")
+    step = length - len(leading)
+    rows = [[*leading, *ids[start : start + step]] for start in range(0, len(ids), step)]
+    parts = [[row[:1], row[1:]] for row in rows if len(row) > 1]
+    return pad_rows(tokenizer, parts, [f"row {index}" for index in range(len(parts))], length)
+
+
+def leading_ids(tokenizer: Tokenizer) -> list[int]:
+    """The token that begins a text, if there is one."""
     return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
@@ -166,7 +189,7 @@ def _encode_turns(
     ]
     ids = iter(tokenizer.encode([part for row in parts for part in row]))
     rows = [[next(ids) for _ in row] for row in parts]
-    return _pad(tokenizer, rows, labels, length)
+    return pad_rows(tokenizer, rows, labels, length)
 
 
 def _split_turns(tokenizer: Tokenizer, messages: Sequence[Message], label: str) -> list[str]:
@@ -209,9 +232,14 @@ def _check_template(template: str) -> None:
         raise InputError(f"prompt template {template!r} has fields {sorted(fields)}; {expected}")
 
 
-def _check_no_special_tokens(
+def check_no_special_tokens(
     tokenizer: Tokenizer, labelled: Iterable[tuple[str, Iterable[str]]]
 ) -> None:
+    """Refuses texts, given with what errors call them, that contain the name of a special token.
+
+    Raises:
+      InputError: naming the first such text.
+    """
     # Such a name in the data would be read as the token, and end the answer early.
     added = tokenizer.backend.get_added_tokens_decoder().values()
     special = [token.content for token in added if token.special]
@@ -224,13 +252,23 @@ def _check_no_special_tokens(
                     )
 
 
-def _pad(
+def pad_rows(
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[Sequence[int]]],
     labels: Sequence[str],
-    length: int | None,
+    length: int | None = None,
 ) -> Encoded:
-    """Joins the parts of each row, of which every second one is scored, and pads the rows."""
+    """Joins the parts of each row, of which every second one is scored, and pads the rows.
+
+    Args:
+      tokenizer: the model's.
+      rows: N rows of one or more parts.
+      labels: what errors call the rows.
+      length: the width S; if None, that of the longest row, rounded up to a multiple of 16.
+
+    Raises:
+      InputError: a row is longer than `length`.
+    """
     lengths = np.array([sum(map(len, row)) for row in rows], np.int32)
     longest = int(lengths.max(initial=0))
     if length is None:

@@ -1,63 +1,65 @@
 """Questions, chats and plain text from the user's files."""
 
-import json
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ofmu_jax.data.chat import Message
 from ofmu_jax.data.qa import QAItem
+from ofmu_jax.data.records import Record, read_records, text_of, texts_of, value_of
 from ofmu_jax.errors import InputError
 
 _TEXTS = ("question", "answer", "paraphrased_answer", "paraphrased_question")
-# The longest line of TOFU has 3365 bytes. Without a limit, a wrong file would fill the memory.
-_MAX_LINE_BYTES = 1 << 20
 # As in TinyStories.
 _SEPARATOR = re.compile(r"^<\|endoftext\|>[ \t\r]*$", re.MULTILINE)
 
-_T = TypeVar("_T")
-
 
 def read_items(
-    path: str | os.PathLike[str], required: Sequence[str] = ("question", "answer")
+    source: str | os.PathLike[str],
+    required: Sequence[str] = ("question", "answer"),
+    config: str | None = None,
+    split: str = "train",
 ) -> tuple[QAItem, ...]:
-    """Reads questions from JSON lines: one object per line, with the field names of `QAItem`.
+    """Reads questions: records with the field names of `QAItem`.
 
-    Fields that `QAItem` does not have are ignored, blank lines at the end too.
+    Fields that `QAItem` does not have are ignored.
 
     Args:
-      path: a UTF-8 file; no line may exceed 1 MiB.
-      required: the fields that every line must have; `question` and `answer` always are.
+      source: a file of JSON lines, JSON or Parquet; with a `config`, a folder of such files; or
+        `hf://organisation/name`. See `read_records`.
+      required: the fields that every record must have; `question` and `answer` always are.
+      config: which table of the folder or of the hub.
+      split: which part of the table.
 
     Returns:
-      The items in the order of the file.
+      The items in order.
 
     Raises:
-      InputError: the file cannot be read or has no items, or a line is not such an object; the
-        message names the file, the line and the field.
+      InputError: as `read_records` does, or a record is not such an item; the message names the
+        place and the field.
     """
-    return _read_lines(path, lambda record, where: _item(record, where, required))
+    return tuple(_item(record, required) for record in read_records(source, config, split))
 
 
 def read_chats(path: str | os.PathLike[str]) -> tuple[tuple[Message, ...], ...]:
-    """Reads conversations from JSON lines: `{"messages": [{"role": ..., "content": ...}, ...]}`.
+    """Reads conversations: records as `{"messages": [{"role": ..., "content": ...}, ...]}`.
 
-    Other fields, of a line and of a message, are ignored, blank lines at the end too.
+    Other fields, of a record and of a message, are ignored.
 
     Args:
-      path: a UTF-8 file; no line may exceed 1 MiB.
+      path: a file of JSON lines, JSON or Parquet, or `hf://organisation/name`.
 
     Returns:
       The messages of each conversation, in the order of the file.
 
     Raises:
-      InputError: the file cannot be read or has no conversations, or a line is not such an object;
-        the message names the file, the line and the field.
+      InputError: as `read_records` does, or a record is not such an object; the message names the
+        place and the field.
     """
-    return _read_lines(path, _chat)
+    return tuple(map(_chat, read_records(path)))
 
 
 def read_text(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -66,7 +68,7 @@ def read_text(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Args:
       path: a UTF-8 file. In `*.txt`, lines that hold only `<|endoftext|>` are between documents;
         without any, the file is one document. In `*.jsonl`, each line is `{"text": ...}`, of at
-        most 1 MiB.
+        most 16 MiB.
 
     Returns:
       The documents in the order of the file, none of them blank.
@@ -77,7 +79,7 @@ def read_text(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """
     suffix = Path(path).suffix
     if suffix == ".jsonl":
-        return _read_lines(path, lambda record, where: _text(record, "text", where))
+        return tuple(text_of(record, "text") for record in read_records(path))
     if suffix != ".txt":
         raise InputError(f"{path}: a file of kind {suffix!r}; expected '.txt' or '.jsonl'")
     try:
@@ -97,86 +99,26 @@ def read_text(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return kept
 
 
-def _read_lines(
-    path: str | os.PathLike[str], parse: Callable[[dict[str, Any], str], _T]
-) -> tuple[_T, ...]:
-    """Parses the object of each line; `parse` gets it with the words that say where it is."""
-    records = []
-    try:
-        for number, line in _lines(Path(path)):
-            where = f"{path}, line {number}"
-            records.append(parse(_object(line, where), where))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a file of JSON lines") from error
-    if not records:
-        raise InputError(f"{path}: empty; expected one JSON object per line")
-    return tuple(records)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields the lines with their numbers, up to the blank lines at the end of the file."""
-    blank = None
-    # In bytes, since text mode would also end a line at characters that JSON strings may contain.
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), 1):
-            if len(line) > _MAX_LINE_BYTES:
-                raise InputError(
-                    f"{path}, line {number}: longer than {_MAX_LINE_BYTES} bytes; "
-                    "expected one JSON object per line"
-                )
-            if not line.strip():
-                blank = blank or number
-            elif blank:
-                raise InputError(f"{path}, line {blank}: blank; expected a JSON object")
-            else:
-                yield number, line
-
-
-def _object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: byte {error.start} is not UTF-8; expected UTF-8") from error
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}); expected a complete object"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        # Numbers of thousands of digits, or brackets nested thousands deep.
-        raise InputError(f"{where}: unreadable JSON; expected an object of strings") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: {type(record).__name__}; expected a JSON object")
-    return record
-
-
-def _item(record: dict[str, Any], where: str, required: Sequence[str]) -> QAItem:
+def _item(record: Record, required: Sequence[str]) -> QAItem:
     for field in ("question", "answer", *required):
-        _check_present(record, field, where)
+        value_of(record, field)
     fields: dict[str, Any] = {
-        field: _text(record, field, where) for field in _TEXTS if field in record
+        field: text_of(record, field) for field in _TEXTS if field in record.fields
     }
-    if "perturbed_answer" in record:
-        wrong = record["perturbed_answer"]
-        if not isinstance(wrong, list) or not wrong or not all(map(_is_text, wrong)):
-            raise InputError(
-                f"{where}: field 'perturbed_answer' is {reprlib.repr(wrong)}; "
-                "expected a list of texts"
-            )
-        fields["perturbed_answer"] = tuple(wrong)
+    if "perturbed_answer" in record.fields:
+        fields["perturbed_answer"] = texts_of(record, "perturbed_answer")
     return QAItem(**fields)
 
 
-def _chat(record: dict[str, Any], where: str) -> tuple[Message, ...]:
-    _check_present(record, "messages", where)
-    messages = record["messages"]
+def _chat(record: Record) -> tuple[Message, ...]:
+    messages = value_of(record, "messages")
     if not isinstance(messages, list) or not messages:
         raise InputError(
-            f"{where}: field 'messages' is {reprlib.repr(messages)}; expected a list of messages"
+            f"{record.where}: field 'messages' is {reprlib.repr(messages)}; "
+            "expected a list of messages"
         )
     return tuple(
-        _message(message, f"{where}, message {number}")
+        _message(message, f"{record.where}, message {number}")
         for number, message in enumerate(messages, 1)
     )
 
@@ -184,26 +126,5 @@ def _chat(record: dict[str, Any], where: str) -> tuple[Message, ...]:
 def _message(message: Any, where: str) -> Message:
     if not isinstance(message, dict):
         raise InputError(f"{where}: {type(message).__name__}; expected a JSON object")
-    return {field: _text(message, field, where) for field in ("role", "content")}
-
-
-def _check_present(record: dict[str, Any], field: str, where: str) -> None:
-    if field not in record:
-        raise InputError(f"{where}: field {field!r} is missing; expected it in every object")
-
-
-def _text(record: dict[str, Any], field: str, where: str) -> str:
-    _check_present(record, field, where)
-    if not _is_text(record[field]):
-        raise InputError(
-            f"{where}: field {field!r} is {reprlib.repr(record[field])}; expected text"
-        )
-    return record[field]
-
-
-def _is_text(value: Any) -> bool:
-    """Whether a value is a string that is not blank and that a tokenizer can encode."""
-    if not isinstance(value, str) or not value.strip():
-        return False
-    # JSON can escape half of a surrogate pair, which is no character.
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+    record = Record(message, where)
+    return {field: text_of(record, field) for field in ("role", "content")}

@@ -39,6 +39,8 @@ class UnlearningData:
       retain_eval: retain items with paraphrased and perturbed answers.
       real_authors: questions on real authors, with perturbed answers.
       world_facts: questions on the world, with perturbed answers.
+      holdout: items of the kind of `forget` that no model is trained on, which membership inference
+        compares it with. Empty where there are none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class UnlearningData:
     real_authors: tuple[QAItem, ...]
     world_facts: tuple[QAItem, ...]
     background: tuple[QAItem, ...] = ()
+    holdout: tuple[QAItem, ...] = ()
 
     @property
     def full(self) -> tuple[QAItem, ...]:
@@ -69,15 +72,17 @@ def check_unlearning_data(data: UnlearningData) -> None:
 
     Raises:
       InputError: the forget or the retain set is empty; an item that is to be forgotten is also
-        trained on by the retrained model; an answer is blank; or an evaluation item lacks the
-        answers that its metrics compare.
+        trained on by the retrained model, or a held-out item by any model; an answer is blank; or
+        an evaluation item lacks the answers that its metrics compare.
     """
     for name in ("forget", "retain"):
         if not getattr(data, name):
             raise InputError(f"{data.name}: the {name} set is empty; expected at least one item")
     for name in ("retain", "background"):
-        _check_disjoint(data, name)
+        _check_disjoint(data, "forget", name)
     for name in ("forget", "retain", "background"):
+        _check_disjoint(data, "holdout", name)
+    for name in ("forget", "retain", "background", "holdout"):
         _check_answers(data.name, name, getattr(data, name))
     for name in ("forget_eval", "retain_eval"):
         needed = ("paraphrased_answer", "perturbed_answer")
@@ -86,13 +91,14 @@ def check_unlearning_data(data: UnlearningData) -> None:
         _check_answers(data.name, name, getattr(data, name), ("perturbed_answer",))
 
 
-def _check_disjoint(data: UnlearningData, name: str) -> None:
+def _check_disjoint(data: UnlearningData, name: str, other: str) -> None:
     # TOFU asks one question about two authors, so that a question alone identifies no item.
-    others = {(item.question, item.answer) for item in getattr(data, name)}
-    common = [item for item in data.forget if (item.question, item.answer) in others]
+    others = {(item.question, item.answer) for item in getattr(data, other)}
+    items = getattr(data, name)
+    common = [item for item in items if (item.question, item.answer) in others]
     if common:
         raise InputError(
-            f"{data.name}: {len(common)} of {len(data.forget)} forget items are in the {name} set, "
+            f"{data.name}: {len(common)} of {len(items)} {name} items are in the {other} set, "
             f"expected none; the first is {common[0].question!r}"
         )
 

@@ -5,14 +5,22 @@ from pathlib import Path
 
 from ofmu_jax.data.files import read_items
 from ofmu_jax.data.qa import UnlearningData, check_unlearning_data
+from ofmu_jax.data.records import has_records, read_lines
 from ofmu_jax.errors import InputError
 
-# Each retain split is what its forget split leaves of the 4000 items.
+# Each retain split is what its forget split leaves of the 4000 items; each holdout split has as
+# many items as its forget split, on authors that are not among the 4000.
 RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+HOLDOUT_OF = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "holdout10"}
+
+_REFUSALS = "idontknow.jsonl"
 
 
 def load_tofu(
-    data_dir: str | os.PathLike[str], forget: str = "forget10", retain: str | None = None
+    source: str | os.PathLike[str],
+    forget: str = "forget10",
+    retain: str | None = None,
+    holdout: str | None = None,
 ) -> UnlearningData:
     """Reads one of the three unlearning requests of TOFU.
 
@@ -20,36 +28,59 @@ def load_tofu(
     retain splits.
 
     Args:
-      data_dir: folder with the JSON lines of https://huggingface.co/datasets/locuslab/TOFU, under
-        their names there.
+      source: folder with the files of https://huggingface.co/datasets/locuslab/TOFU, under their
+        names there, or `hf://locuslab/TOFU` itself.
       forget: "forget01", "forget05" or "forget10".
       retain: "retain99", "retain95" or "retain90"; if None, the one that complements `forget`.
+      holdout: "holdout01", "holdout05" or "holdout10"; if None, the one that belongs to `forget`,
+        provided that the source has it.
 
     Returns:
       The sets; there is no background, which a pretrained model knows.
 
     Raises:
-      InputError: an unknown split, a bad file, or a retain split which contains forget items.
+      InputError: an unknown split, a bad or a missing file, or a retain split which contains forget
+        items.
     """
     _check_split("forget", forget, tuple(RETAIN_OF))
     if retain is None:
         retain = RETAIN_OF[forget]
     _check_split("retain", retain, tuple(RETAIN_OF.values()))
+    if holdout is not None:
+        _check_split("holdout", holdout, tuple(HOLDOUT_OF.values()))
+    elif has_records(source, HOLDOUT_OF[forget]):
+        holdout = HOLDOUT_OF[forget]
 
-    folder = Path(data_dir)
     wrong = ("perturbed_answer",)
     every = ("paraphrased_answer", "perturbed_answer")
     data = UnlearningData(
         name=f"tofu/{forget}",
-        forget=read_items(folder / f"{forget}.json"),
-        retain=read_items(folder / f"{retain}.json"),
-        forget_eval=read_items(folder / f"{forget}_perturbed.json", every),
-        retain_eval=read_items(folder / "retain_perturbed.json", every),
-        real_authors=read_items(folder / "real_authors_perturbed.json", wrong),
-        world_facts=read_items(folder / "world_facts_perturbed.json", wrong),
+        forget=read_items(source, config=forget),
+        retain=read_items(source, config=retain),
+        forget_eval=read_items(source, every, f"{forget}_perturbed"),
+        retain_eval=read_items(source, every, "retain_perturbed"),
+        real_authors=read_items(source, wrong, "real_authors_perturbed"),
+        world_facts=read_items(source, wrong, "world_facts_perturbed"),
+        holdout=() if holdout is None else read_items(source, config=holdout),
     )
     check_unlearning_data(data)
     return data
+
+
+def load_refusals(source: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Reads the answers that say "I don't know".
+
+    Args:
+      source: folder with `idontknow.jsonl`, which has one answer per line; it is plain text,
+        whatever its name says.
+
+    Returns:
+      The answers in the order of the file.
+
+    Raises:
+      InputError: the file is missing, empty or not UTF-8, or has a blank line.
+    """
+    return read_lines(Path(source) / _REFUSALS)
 
 
 def _check_split(kind: str, value: str, known: tuple[str, ...]) -> None:

@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ofmu_jax.data.encoding import Encoded
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals.batching import padded_batches
+from ofmu_jax.evals.subject import Subject
 from ofmu_jax.models.config import DecoderConfig
 from ofmu_jax.models.decoder import Params, decode, init_decoding, unstack
 from ofmu_jax.models.rope import LongRope
@@ -81,6 +84,8 @@ def generate(
     batch_size: int = 64,
     sampling: Sampling | None = None,
     key: jax.Array | None = None,
+    expected_tokens: np.ndarray | None = None,
+    place: Callable[[Any], Any] = lambda rows: rows,
 ) -> np.ndarray:
     """Continues prompts, token by token.
 
@@ -99,6 +104,9 @@ def generate(
       batch_size: rows per batch; the last batch is padded.
       sampling: how to draw; None takes the most probable token each time.
       key: a `jax.random` key, needed for sampling.
+      expected_tokens: (N,) int, guesses at the length of each continuation. A batch goes on until
+        its last row ends, so rows that are alike should share one; a wrong guess changes no result.
+      place: puts a batch's arrays, with a leading row axis, where they are to be computed.
 
     Returns:
       (N, max_new_tokens) int32; the first stop id from a row's end on.
@@ -122,20 +130,27 @@ def generate(
             f"model's max_position_embeddings = {config.max_position_embeddings} less "
             f"max_new_tokens = {max_new_tokens}"
         )
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(lengths if expected_tokens is None else expected_tokens, kind="stable")
     key = jax.random.key(0) if key is None else key
     batches = []
     for length, group in _groups(config, order, lengths + max_new_tokens - 1):
         for rows in padded_batches(len(group), batch_size, "generate answers"):
             # A repeated row ends when its twin does, so padding never prolongs the loop.
-            rows = group[rows]
+            rows = group[np.resize(rows, batch_size)]
             width = min(_bucket(lengths[rows].max()), room)
+            prompts, start, keys = place(
+                (
+                    _left_padded(tokens[rows], mask[rows], width),
+                    (width - lengths[rows]).astype(np.int32),
+                    jax.vmap(functools.partial(jax.random.fold_in, key))(rows),
+                )
+            )
             batch = _continue(
                 config,
                 params,
-                _left_padded(tokens[rows], mask[rows], width),
-                (width - lengths[rows]).astype(np.int32),
-                jax.vmap(functools.partial(jax.random.fold_in, key))(rows),
+                prompts,
+                start,
+                keys,
                 jnp.asarray(stop_ids, jnp.int32),
                 max_new_tokens,
                 sampling,
@@ -147,6 +162,36 @@ def generate(
     for rows, continued in jax.device_get(batches):
         result[rows] = continued
     return result
+
+
+def continue_prompts(subject: Subject, encoded: Encoded, max_new_tokens: int) -> list[str]:
+    """What a model answers to the prompts of rows, greedily.
+
+    Args:
+      subject: the model.
+      encoded: N rows; the tokens before the first scored one are the prompt, and the length of the
+        scored part is taken as a guess at that of the answer.
+      max_new_tokens: bound on the length of an answer.
+
+    Returns:
+      N texts, without special tokens and white space around them.
+
+    Raises:
+      InputError: a prompt is empty, or too long for `max_new_tokens` to follow it.
+    """
+    width = int(encoded.prompt_lengths.max(initial=0))
+    continued = generate(
+        subject.config,
+        subject.params,
+        encoded.tokens[:, :width],
+        np.arange(width) < encoded.prompt_lengths[:, None],
+        max_new_tokens=max_new_tokens,
+        stop_ids=subject.tokenizer.stop_ids,
+        batch_size=subject.rows_of_decoding(_bucket(width) + max_new_tokens),
+        expected_tokens=encoded.lengths - encoded.prompt_lengths,
+        place=subject.place,
+    )
+    return [subject.tokenizer.decode(ids).strip() for ids in continued.tolist()]
 
 
 def _groups(
@@ -181,7 +226,7 @@ def _left_padded(tokens: np.ndarray, mask: np.ndarray, width: int) -> np.ndarray
     return padded
 
 
-def _argmax(logits: jax.Array) -> jax.Array:
+def argmax(logits: jax.Array) -> jax.Array:
     """`jnp.argmax` over the last axis, as two plain reductions, which a CPU vectorises."""
     greatest = jnp.max(logits, axis=-1, keepdims=True)
     index = jnp.arange(logits.shape[-1], dtype=jnp.int32)
@@ -206,7 +251,7 @@ def _continue(
 
     def choose(logits: jax.Array, step: jax.Array) -> jax.Array:
         if sampling is None:
-            return _argmax(logits)
+            return argmax(logits)
         # A key per row and step, so that the rows beside it do not matter.
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         drawn = jax.vmap(jax.random.categorical)(step_keys, filter_logits(logits, sampling))

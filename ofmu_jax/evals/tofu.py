@@ -4,310 +4,321 @@ Results have the layout and the names of open-unlearning's `TOFU_EVAL.json`, so 
 tool's files can be read beside the other's.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-import jax
 import numpy as np
 
-from ofmu_jax.data.encoding import DEFAULT_TEMPLATE, Encoded, encode_qa
+from ofmu_jax.data.encoding import encode_qa
 from ofmu_jax.data.qa import QAItem, UnlearningData
-from ofmu_jax.data.tokenizer import Tokenizer
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import metrics
-from ofmu_jax.evals.batching import padded_batches
-from ofmu_jax.evals.generation import generate
-from ofmu_jax.losses.language import average_loss_per_item
-from ofmu_jax.models.config import DecoderConfig
-from ofmu_jax.models.decoder import Params, forward
-
-Results: TypeAlias = dict[str, dict[str, Any]]
+from ofmu_jax.evals.generation import continue_prompts
+from ofmu_jax.evals.membership import membership_metrics
+from ofmu_jax.evals.memorisation import exact_memorisation, extraction_strength
+from ofmu_jax.evals.retained import check_same_items, truth_ratios
+from ofmu_jax.evals.scoring import ScoredRows, TokenScores
+from ofmu_jax.evals.statistics import bootstrap_interval
+from ofmu_jax.evals.subject import Subject
+from ofmu_jax.evals.suite import Entry, Metric, Results, alone, column, entry, run_suite, select
 
 # Elsewhere the answer as given stands for the truth.
 _PARAPHRASED = ("forget", "retain")
-_UTILITY_TERMS = (
-    "retain_Q_A_Prob",
-    "retain_Q_A_ROUGE",
-    "retain_Truth_Ratio",
-    "ra_Q_A_Prob_normalised",
-    "ra_Q_A_ROUGE",
-    "ra_Truth_Ratio",
-    "wf_Q_A_Prob_normalised",
-    "wf_Q_A_ROUGE",
-    "wf_Truth_Ratio",
-)
-
-
-class _SetScores(NamedTuple):
-    """One set's N items and what the model made of them.
-
-    Attributes:
-      items: the N items.
-      loss: (N,) of the answers as given.
-      paraphrased_loss: (N,) of the paraphrased answers; None for sets that have none.
-      perturbed_loss: (N, J) of the wrong answers.
-      generations: N continuations of the questions.
-    """
-
-    items: Sequence[QAItem]
-    loss: np.ndarray
-    paraphrased_loss: np.ndarray | None
-    perturbed_loss: np.ndarray
-    generations: list[str]
+_UTILITY_SETS = ("retain", "ra", "wf")
 
 
 def evaluate_tofu(
-    config: DecoderConfig,
-    params: Params,
-    tokenizer: Tokenizer,
+    subject: Subject,
     data: UnlearningData,
-    template: str = DEFAULT_TEMPLATE,
     *,
-    max_new_tokens: int = 200,
-    batch_size: int = 64,
-    retain_results: Mapping[str, Any] | None = None,
+    wanted: Iterable[str] | None = None,
+    **options: Any,
 ) -> Results:
-    """Runs every TOFU metric on the four evaluation sets.
-
-    All answers of all sets go through one compiled loss program, all questions through one
-    compiled generation program; only per-item results reach the host.
+    """Runs the metrics of TOFU; `tofu_metrics` and `run_suite` in one, with nothing stored.
 
     Args:
-      config: the shape of the model.
-      params: the model's parameters.
-      tokenizer: the model's.
-      data: the four sets; forget and retain items need a paraphrased answer, all need perturbed
-        ones, the same number within a set.
-      template: the prompt, with the field `{question}`.
-      max_new_tokens: length of a generated answer at most.
-      batch_size: sequences per device batch.
-      retain_results: the results of the model retrained without the forget set, on the same
-        items. Files of open-unlearning, which store no questions, are compared by number.
+      subject: the model.
+      data: the evaluation sets.
+      wanted: names of metrics; those that they need come along. All by default.
+      **options: as of `tofu_metrics`.
 
     Returns:
       `{metric: {"agg_value": x, "value_by_index": {"0": {...}, ...}}}`, of JSON types only.
-      `forget_quality` has `D`, `log10_p` and `n` in addition; it is None without
-      `retain_results`.
 
     Raises:
-      InputError: a set is empty or lacks answers, the tokenizer knows more tokens than the model,
-        a sequence is too long for it, a loss is not finite, or `retain_results` is about other
-        items.
+      InputError: as `tofu_metrics`; a metric is unknown; a loss is not finite.
     """
-    # Indexing an embedding table out of its bounds is no error in JAX.
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens; expected at most the "
-            f"model's vocab_size = {config.vocab_size}"
-        )
-    sets = {
-        "forget": data.forget_eval,
-        "retain": data.retain_eval,
-        "ra": data.real_authors,
-        "wf": data.world_facts,
-    }
-    scores = _score_sets(config, params, tokenizer, sets, template, max_new_tokens, batch_size)
-    results: Results = {}
-    for name, scored in scores.items():
-        results |= _set_metrics(name, scored)
-    results["forget_quality"] = _forget_quality(results["forget_truth_ratio"], retain_results)
-    terms = [results[name]["agg_value"] for name in _UTILITY_TERMS]
-    results["model_utility"] = {"agg_value": metrics.model_utility(terms)}
-    return results
+    suite = tofu_metrics(subject, data, **options)
+    return run_suite(suite if wanted is None else select(suite, wanted), model=None)[0]
 
 
-def summary(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Drops the items from an evaluation.
+def tofu_metrics(
+    subject: Subject,
+    data: UnlearningData,
+    *,
+    max_new_tokens: int = 200,
+    truth_ratio_mean: Literal["geometric", "arithmetic"] = "geometric",
+    retain_results: Mapping[str, Any] | None = None,
+    reference: Subject | None = None,
+) -> dict[str, Metric]:
+    """Every metric of TOFU, and of memorisation and membership on its forget set.
 
-    >>> summary({"model_utility": {"agg_value": 0.5}, "ra_Q_A_ROUGE": {"agg_value": 0.25}})
-    {'model_utility': 0.5, 'ra_Q_A_ROUGE': 0.25}
-    """
-    return {name: entry["agg_value"] for name, entry in results.items()}
-
-
-def item_losses(
-    config: DecoderConfig, params: Params, encoded: Encoded, batch_size: int = 64
-) -> np.ndarray:
-    """Mean cross-entropy of each answer, its end-of-sequence token included.
+    Nothing is computed yet; the items are encoded. Metrics share the model's passes: each set of
+    rows is scored once, in batches of similar lengths, and only figures per token reach the host.
 
     Args:
-      config: the shape of the model.
-      params: the model's parameters.
-      encoded: N questions with answers, padded to S tokens.
-      batch_size: sequences per device batch.
+      subject: the model.
+      data: the four evaluation sets; forget and retain items need a paraphrased answer, all need
+        perturbed ones, the same number within a set. With a holdout set there are the membership
+        attacks.
+      max_new_tokens: length of a generated answer at most.
+      truth_ratio_mean: how the wrong answers are averaged; see `metrics.truth_ratio`.
+      retain_results: the results of the model retrained without the forget set, on the same items;
+        without them `forget_quality` is None and `privleak` compares with chance.
+      reference: a model that `mia_reference` compares with.
 
     Returns:
-      (N,) float64, in nats per token.
+      The metrics by name, in the order in which they are to be computed.
 
     Raises:
-      InputError: a row exceeds `config.max_position_embeddings`.
+      InputError: a set is empty or lacks answers, a sequence is too long for the model, or
+        `retain_results` are about other items.
     """
-    limit = config.max_position_embeddings
-    if encoded.lengths.max() > limit:
-        raise InputError(
-            f"a question with its answer has {encoded.lengths.max()} tokens; expected at most "
-            f"the model's max_position_embeddings = {limit}"
+    sets = {
+        "forget": _Set(subject, "forget", data.forget_eval),
+        "retain": _Set(subject, "retain", data.retain_eval),
+        "ra": _Set(subject, "ra", data.real_authors),
+        "wf": _Set(subject, "wf", data.world_facts),
+    }
+    if retain_results is not None:
+        check_same_items(retain_results, data.forget_eval)
+    suite: dict[str, Metric] = {}
+    for name, items in sets.items():
+        suite |= _loss_metrics(name, items, truth_ratio_mean)
+    facts = sets["forget"].facts("answer")
+    for name, score in (
+        ("extraction_strength", extraction_strength),
+        ("exact_memorization", exact_memorisation),
+    ):
+        suite[name] = Metric(alone(_token_metric, score, sets["forget"]), facts)
+    if data.holdout:
+        pairs = [(item.question, item.answer) for item in data.holdout]
+        holdout = ScoredRows(
+            subject, "holdout", encode_qa(subject.tokenizer, pairs, subject.template)
         )
-    # Padding may exceed the limit where no row does.
-    tokens, scored = encoded.tokens[:, :limit], encoded.scored[:, :limit]
-    losses = [
-        # Waiting for each batch keeps the progress bar honest, and costs no transfer.
-        jax.block_until_ready(
-            _batch_losses(config, params, {"tokens": tokens[rows], "scored": scored[rows]})
+        suite |= membership_metrics(
+            sets["forget"].answers,
+            holdout,
+            inputs=[facts, pairs],
+            retain_results=retain_results,
+            reference=reference,
         )
-        for rows in padded_batches(len(tokens), batch_size, "score answers")
-    ]
-    return np.concatenate(jax.device_get(losses), dtype=np.float64)[: len(tokens)]
+    for name, items in sets.items():
+        suite[f"{name}_Q_A_ROUGE"] = Metric(
+            alone(_rouge, items, max_new_tokens), [items.facts("answer"), max_new_tokens]
+        )
+    retained = None if retain_results is None else truth_ratios(retain_results).tolist()
+    suite["forget_quality"] = Metric(
+        lambda done: forget_quality_entry(done["forget_truth_ratio"], retained),
+        retained,
+        ("forget_truth_ratio",),
+    )
+    terms = [_utility_terms(name) for name in _UTILITY_SETS]
+    suite["model_utility"] = Metric(
+        lambda done: _model_utility([[done[t] for t in names] for names in terms]),
+        needs=tuple(name for names in terms for name in names),
+    )
+    return suite
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _batch_losses(config: DecoderConfig, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-    return average_loss_per_item(functools.partial(forward, config), params, batch)
+def _utility_terms(name: str) -> tuple[str, str, str]:
+    prob = f"{name}_Q_A_Prob" if name in _PARAPHRASED else f"{name}_Q_A_Prob_normalised"
+    return prob, f"{name}_Q_A_ROUGE", f"{name}_Truth_Ratio"
 
 
-def _answers(name: str, items: Sequence[QAItem]) -> list[list[str]]:
-    """Per item, the answer, the paraphrased one on forget and retain, and the perturbed ones."""
-    if not items:
-        raise InputError(f"evaluation set {name!r} is empty; expected at least one item")
-    answers = []
-    for index, item in enumerate(items):
-        paraphrased = []
-        if name in _PARAPHRASED:
-            if item.paraphrased_answer is None:
+class _Set:
+    """One evaluation set, checked and encoded.
+
+    Attributes:
+      items: its N items.
+      answers: N rows, of the answers as given.
+      paraphrased: N rows, of the paraphrased answers; None for sets that have none.
+      perturbed: N * J rows, of the wrong answers, item by item.
+    """
+
+    def __init__(self, subject: Subject, name: str, items: Sequence[QAItem]) -> None:
+        if not items:
+            raise InputError(f"evaluation set {name!r} is empty; expected at least one item")
+        self.items = items
+        for index, item in enumerate(items):
+            if name in _PARAPHRASED and item.paraphrased_answer is None:
                 raise InputError(f"{name} item {index} has no paraphrased answer; expected one")
-            paraphrased = [item.paraphrased_answer]
-        if not len(item.perturbed_answer) == len(items[0].perturbed_answer) > 0:
-            raise InputError(
-                f"{name} item {index} has {len(item.perturbed_answer)} perturbed answers; "
-                "expected at least one and as many as the other items of the set"
-            )
-        answers.append([item.answer, *paraphrased, *item.perturbed_answer])
-    return answers
+            if not len(item.perturbed_answer) == len(items[0].perturbed_answer) > 0:
+                raise InputError(
+                    f"{name} item {index} has {len(item.perturbed_answer)} perturbed answers; "
+                    "expected at least one and as many as the other items of the set"
+                )
+
+        def rows(kind: str) -> ScoredRows:
+            pairs = [(item.question, text) for item in items for text in _texts(item, kind)]
+            encoded = encode_qa(subject.tokenizer, pairs, subject.template)
+            return ScoredRows(subject, name, encoded)
+
+        self.answers = rows("answer")
+        self.paraphrased = rows("paraphrased_answer") if name in _PARAPHRASED else None
+        self.perturbed = rows("perturbed_answer")
+
+    def facts(self, kind: str) -> list[Any]:
+        """What the rows of a kind are made from."""
+        return [[item.question, *_texts(item, kind)] for item in self.items]
+
+    def questions(self) -> list[str]:
+        return [item.question for item in self.items]
 
 
-def _score_sets(
-    config: DecoderConfig,
-    params: Params,
-    tokenizer: Tokenizer,
-    sets: Mapping[str, Sequence[QAItem]],
-    template: str,
-    max_new_tokens: int,
-    batch_size: int,
-) -> dict[str, _SetScores]:
-    pairs: list[tuple[str, str]] = []
-    rows = {}
-    for name, items in sets.items():
-        start = len(pairs)
-        for item, answers in zip(items, _answers(name, items), strict=True):
-            pairs += [(item.question, answer) for answer in answers]
-        rows[name] = np.arange(start, len(pairs)).reshape(len(items), -1)
-    encoded = encode_qa(tokenizer, pairs, template)
+def _texts(item: QAItem, kind: str) -> tuple[str, ...]:
+    value = getattr(item, kind)
+    return value if isinstance(value, tuple) else (value,)
 
-    losses = item_losses(config, params, encoded, batch_size)
-    for name, block in rows.items():
-        bad = np.flatnonzero(~np.isfinite(losses[block]).all(axis=1))
-        if bad.size:
-            raise InputError(
-                f"the model's loss on {name} item {bad[0]} is not finite; expected finite "
-                f"losses, but {bad.size} of {len(block)} items have none"
-            )
 
-    first = np.concatenate([block[:, 0] for block in rows.values()])
-    new_tokens = generate(
-        config,
-        params,
-        encoded.tokens[first],
-        np.arange(encoded.tokens.shape[1]) < encoded.prompt_lengths[first, None],
-        max_new_tokens=max_new_tokens,
-        stop_ids=tokenizer.stop_ids,
-        batch_size=batch_size,
-    )
-    generations = map(tokenizer.decode, new_tokens.tolist())
+def _loss_metrics(
+    name: str, items: _Set, mean: Literal["geometric", "arithmetic"]
+) -> dict[str, Metric]:
+    """Probabilities and truth ratio of one set, under their published names."""
+    prob, paraphrased, perturbed = (f"{name}_Q_A_{kind}Prob" for kind in ("", "PARA_", "PERT_"))
 
-    scores = {}
-    for name, items in sets.items():
-        loss, *others = losses[rows[name]].T
-        scores[name] = _SetScores(
-            items=items,
-            loss=loss,
-            paraphrased_loss=others.pop(0) if name in _PARAPHRASED else None,
-            perturbed_loss=np.stack(others, axis=1),
-            generations=[next(generations) for _ in items],
+    def answers(_: Mapping[str, Entry]) -> Entry:
+        # Of forget answers more is asked for later: one pass for all of it.
+        rows = items.answers
+        return _probability(rows.tokens.loss if name == "forget" else rows.losses, items)
+
+    suite = {prob: Metric(answers, items.facts("answer"))}
+    right = prob
+    if items.paraphrased is not None:
+        rows, right = items.paraphrased, paraphrased
+        suite[paraphrased] = Metric(
+            lambda _: _probability(rows.losses, items), items.facts("paraphrased_answer")
         )
-    return scores
+    suite[perturbed] = Metric(
+        lambda _: _probability(items.perturbed.losses.reshape(len(items.items), -1), items),
+        items.facts("perturbed_answer"),
+    )
+    if items.paraphrased is None:
+        suite[f"{prob}_normalised"] = Metric(
+            lambda done: _normalised(done[prob], done[perturbed], items), needs=(prob, perturbed)
+        )
+    ratio = "forget_truth_ratio" if name == "forget" else f"{name}_Truth_Ratio"
+    suite[ratio] = Metric(
+        lambda done: _truth_ratio(name, done[right], done[perturbed], mean, items),
+        mean,
+        (right, perturbed),
+    )
+    return suite
 
 
-def _entry(agg_value: float, scores: _SetScores, **columns: Any) -> dict[str, Any]:
-    """One metric's results; each column, an array or a list, has a value per item."""
-    columns["question"] = [item.question for item in scores.items]
-    lists = [x.tolist() if isinstance(x, np.ndarray) else x for x in columns.values()]
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
-    by_index = {str(index): row for index, row in enumerate(rows)}
-    return {"agg_value": agg_value, "value_by_index": by_index}
+def _with_interval(values: np.ndarray, result: Entry) -> Entry:
+    return {
+        "agg_value": result["agg_value"],
+        "interval": bootstrap_interval(np.mean, values),
+        "value_by_index": result["value_by_index"],
+    }
 
 
-def _set_metrics(name: str, scores: _SetScores) -> Results:
-    """Probability, ROUGE and truth ratio of one set, under their published names."""
-    results = {}
-    if scores.paraphrased_loss is not None:
-        prob = metrics.probability(scores.loss)
-        key, right, label = f"{name}_Q_A_Prob", scores.paraphrased_loss, "avg_paraphrased_loss"
-    else:
-        prob = metrics.normalised_probability(scores.loss, scores.perturbed_loss)
-        key, right, label = f"{name}_Q_A_Prob_normalised", scores.loss, "avg_gt_loss"
-    results[key] = _entry(float(prob.mean()), scores, prob=prob, avg_loss=scores.loss)
+def _token_metric(score: Callable[[TokenScores], np.ndarray], items: _Set) -> Entry:
+    scores = score(items.answers.tokens)
+    result = entry(float(scores.mean()), score=scores, question=items.questions())
+    return _with_interval(scores, result)
 
-    references = [item.answer for item in scores.items]
-    recall = [
-        metrics.rouge_l_recall(*pair) for pair in zip(scores.generations, references, strict=True)
-    ]
-    results[f"{name}_Q_A_ROUGE"] = _entry(
-        float(np.mean(recall)),
-        scores,
-        rougeL_recall=recall,
-        generation=scores.generations,
+
+def _probability(loss: np.ndarray, items: _Set) -> Entry:
+    """Of losses (N,), or (N, J) where an item has several answers."""
+    prob = metrics.probability(loss)
+    per_item = prob.reshape(len(prob), -1).mean(axis=1)
+    result = entry(float(per_item.mean()), prob=prob, avg_loss=loss, question=items.questions())
+    return _with_interval(per_item, result)
+
+
+def _normalised(right: Entry, wrong: Entry, items: _Set) -> Entry:
+    prob = metrics.normalised_probability(
+        np.array(column(right, "avg_loss")), np.array(column(wrong, "avg_loss"))
+    )
+    result = entry(float(prob.mean()), prob=prob, question=items.questions())
+    return _with_interval(prob, result)
+
+
+def _truth_ratio(
+    name: str,
+    right: Entry,
+    wrong: Entry,
+    mean: Literal["geometric", "arithmetic"],
+    items: _Set,
+) -> Entry:
+    ratio = metrics.truth_ratio(
+        np.array(column(right, "avg_loss")), np.array(column(wrong, "avg_loss")), mean
+    )
+    score = (
+        metrics.forget_truth_ratio_score if name == "forget" else metrics.retain_truth_ratio_score
+    )
+    result = entry(score(ratio), score=ratio, question=items.questions())
+    result["interval"] = bootstrap_interval(score, ratio)
+    return result
+
+
+def _rouge(items: _Set, max_new_tokens: int) -> Entry:
+    generations = continue_prompts(items.answers.subject, items.answers.encoded, max_new_tokens)
+    references = [item.answer for item in items.items]
+    scores = [metrics.rouge(*pair) for pair in zip(generations, references, strict=True)]
+    columns = {name: [score[name] for score in scores] for name in scores[0]}
+    recall = np.array(columns["rougeL_recall"])
+    result = entry(
+        float(recall.mean()),
+        **columns,
+        input=items.questions(),
         ground_truth=references,
+        generation=generations,
     )
-
-    ratio = metrics.truth_ratio(right, scores.perturbed_loss)
-    if name == "forget":
-        key, agg_value = "forget_truth_ratio", metrics.forget_truth_ratio_score(ratio)
-    else:
-        key, agg_value = f"{name}_Truth_Ratio", metrics.retain_truth_ratio_score(ratio)
-    columns = {label: right, "average_perturb_loss": scores.perturbed_loss}
-    results[key] = _entry(agg_value, scores, score=ratio, **columns)
-    return results
+    return _with_interval(recall, result)
 
 
-def _forget_quality(
-    truth_ratios: Mapping[str, Any], retain_results: Mapping[str, Any] | None
+def forget_quality_entry(
+    truth_ratio: Mapping[str, Any], retained: Sequence[float] | None
 ) -> dict[str, Any]:
-    if retain_results is None:
+    """Forget quality from two models' truth ratios.
+
+    Args:
+      truth_ratio: the `forget_truth_ratio` of an evaluation.
+      retained: (N,) raw truth ratios of the retrained model; None if there is none.
+
+    Returns:
+      `agg_value`, the p-value, with `log10_p`, `D`, `n` and `neighbours`, as `ForgetQuality`.
+    """
+    if retained is None:
         return {"agg_value": None}
-    if "forget_truth_ratio" not in retain_results:
-        raise InputError("the retain results lack 'forget_truth_ratio'; expected a TOFU evaluation")
-    ours = truth_ratios["value_by_index"]
-    theirs = retain_results["forget_truth_ratio"]["value_by_index"]
-    if ours.keys() != theirs.keys():
-        raise InputError(
-            f"the retain results have {len(theirs)} forget items; "
-            f"expected the same {len(ours)} items as evaluated here"
-        )
-    for index, row in ours.items():
-        question = theirs[index].get("question", row["question"])
-        if question != row["question"]:
-            raise InputError(
-                f"forget item {index} of the retain results asks {question!r}; "
-                f"expected {row['question']!r}"
-            )
-    quality = metrics.forget_quality(
-        np.array([row["score"] for row in ours.values()]),
-        np.array([theirs[index]["score"] for index in ours]),
-    )
+    quality = metrics.forget_quality(np.array(column(truth_ratio, "score")), np.array(retained))
     return {
         "agg_value": quality.p,
         "log10_p": quality.log10_p,
         "D": quality.statistic,
         "n": quality.n,
+        "neighbours": list(quality.neighbours),
     }
+
+
+def _model_utility(terms: Sequence[Sequence[Entry]]) -> Entry:
+    """From probability, ROUGE and truth ratio of each set; sets are resampled as wholes."""
+    columns = [
+        np.stack(
+            [
+                column(prob, "prob"),
+                column(recall, "rougeL_recall"),
+                np.maximum(0, 1 - np.array(column(ratio, "score"))),
+            ],
+            axis=1,
+        )
+        for prob, recall, ratio in terms
+    ]
+
+    def utility(*samples: np.ndarray) -> float:
+        return metrics.model_utility(np.concatenate([s.mean(axis=0) for s in samples]).tolist())
+
+    return {"agg_value": utility(*columns), "interval": bootstrap_interval(utility, *columns)}

@@ -31,26 +31,41 @@ M = TypeVar("M", bound=Method)
 class DataConfig:
     """Which data, and what is to be forgotten."""
 
-    dataset: tyro.conf.Positional[Literal["tofu", "authors", "qa", "chat", "text"]]
-    """tofu: a folder of TOFU's files (--data-dir). authors: the embedded fictitious authors. Only
-    to train on, from --data-file: qa (JSON lines with question and answer), chat (JSON lines with
-    messages), text (plain, or JSON lines with text)."""
+    dataset: tyro.conf.Positional[
+        Literal["tofu", "authors", "muse", "wmdp", "mmlu", "qa", "chat", "text"]
+    ]
+    """authors: the embedded fictitious authors. From --data-dir: tofu; muse (one corpus, News or
+    Books); and, only to evaluate on, wmdp and mmlu. From --data-file, only to train on: qa (JSON
+    lines with question and answer), chat (JSON lines with messages), text (plain, or JSON lines
+    with text)."""
     data_dir: str | None = None
-    """Folder with TOFU's files under their Hugging Face names."""
+    """Folder with the files of tofu, muse, wmdp or mmlu under their Hugging Face names, or
+    hf://organisation/name."""
     data_file: str | None = None
     """File of a qa, chat or text set."""
     forget: str = "forget10"
     """TOFU's forget split: forget01, forget05 or forget10."""
     retain: str | None = None
     """TOFU's retain split; the one that complements the forget split by default."""
+    holdout: str | None = None
+    """TOFU's holdout split, which no model has seen, for membership inference; the one that belongs
+    to the forget split by default, if it is there."""
+    subjects: str = ""
+    """Subjects of wmdp (bio, chem, cyber) or mmlu, separated by commas; all by default."""
     authors: int = 40
     """Number of embedded authors."""
     forget_authors: int = 4
     """How many of the embedded authors are to be forgotten."""
     data_seed: int = 0
     """Seed from which the embedded authors are generated."""
-    template: str = DEFAULT_TEMPLATE
-    """How a question becomes a prompt; chat takes the model's chat template."""
+    prompt_template: str = DEFAULT_TEMPLATE
+    """How a question becomes a prompt; chat takes the model's chat template. Line breaks may be
+    written as \\n."""
+
+    @property
+    def template(self) -> str:
+        """The prompt template with its line breaks."""
+        return self.prompt_template.replace("\\n", "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,13 +200,33 @@ class EvaluateConfig:
     """The model to evaluate: a run folder, a Hugging Face folder, or hf://organisation/name."""
     adapter: str | None = None
     """Folder of a PEFT adapter to merge into the model first."""
+    metrics: str = ""
+    """Names of metrics, separated by commas; those that they need come along. All by default."""
     retain_results: str | None = None
-    """TOFU_EVAL.json of the retrained model, for forget quality."""
+    """The retrained model's results by item, such as TOFU_EVAL.json, ours or open-unlearning's, for
+    forget quality and privleak."""
+    reference_model: str | None = None
+    """A model whose losses mia_reference compares with, such as the one before fine-tuning."""
+    truth_ratio_mean: Literal["geometric", "arithmetic"] = "geometric"
+    """How the wrong answers' probabilities are averaged: geometric, as in all published numbers, or
+    arithmetic, as in TOFU's text."""
+    shots: int = 0
+    """Examples before each question of mmlu."""
     batch_size: int = 32
-    """Items per batch."""
+    """Rows per batch at most; it changes no result."""
     max_new_tokens: int = 200
     """Bound on the length of generated answers."""
     numerics: tyro.conf.OmitArgPrefixes[NumericsConfig] = NumericsConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetQualityConfig:
+    """Test whether two evaluations' truth ratios on the forget set are of one distribution."""
+
+    results: tyro.conf.Positional[str]
+    """TOFU_EVAL.json of the unlearned model, ours or open-unlearning's."""
+    retain_results: tyro.conf.Positional[str]
+    """TOFU_EVAL.json of the retrained model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,6 +359,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "ForgetQualityConfig",
     "LoopConfig",
     "LoraConfig",
     "NumericsConfig",

@@ -1,10 +1,12 @@
 """The data that a config names, as items and as rows of tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ofmu_jax.data import (
     RETAIN_OF,
+    ChoiceTask,
     Encoded,
+    MuseData,
     QAItem,
     Tokenizer,
     UnlearningData,
@@ -12,8 +14,12 @@ from ofmu_jax.data import (
     encode_chats,
     encode_qa,
     encode_text,
+    load_mmlu,
+    load_muse,
     load_tofu,
+    load_wmdp,
     make_authors,
+    muse_chunks,
     read_chats,
     read_items,
     read_text,
@@ -33,14 +39,49 @@ def load_data(config: DataConfig) -> UnlearningData:
         data = make_authors(
             seed=config.data_seed, authors=config.authors, forget_authors=config.forget_authors
         )
-    elif config.dataset != "tofu":
-        raise InputError(f"dataset {config.dataset} is to train on; expected tofu or authors")
-    elif config.data_dir is None:
-        raise InputError("dataset tofu needs --data-dir, the folder of its files")
+    elif config.dataset == "tofu":
+        data = load_tofu(data_dir(config), config.forget, config.retain, config.holdout)
     else:
-        data = load_tofu(config.data_dir, config.forget, config.retain)
+        raise InputError(f"dataset {config.dataset} has no questions to forget; expected tofu")
     check_unlearning_data(data)
     return data
+
+
+def load_request(config: DataConfig) -> UnlearningData | MuseData:
+    """What a config names to be unlearned.
+
+    Raises:
+      InputError: as `load_data` and `load_muse` do; or a data set that is not to be unlearned.
+    """
+    if config.dataset == "muse":
+        return load_muse(data_dir(config))
+    if config.dataset not in ("tofu", "authors"):
+        raise InputError(
+            f"dataset {config.dataset} has no forget set; expected tofu, authors or muse"
+        )
+    return load_data(config)
+
+
+def load_tasks(config: DataConfig) -> tuple[ChoiceTask, ...]:
+    """The questions of WMDP or MMLU that a config names.
+
+    Raises:
+      InputError: as `load_wmdp` and `load_mmlu` do.
+    """
+    subjects = [part.strip() for part in config.subjects.split(",") if part.strip()]
+    load = load_wmdp if config.dataset == "wmdp" else load_mmlu
+    return load(data_dir(config), subjects) if subjects else load(data_dir(config))
+
+
+def data_dir(config: DataConfig) -> str:
+    """Where the files of a data set are.
+
+    Raises:
+      InputError: the config does not say.
+    """
+    if config.data_dir is None:
+        raise InputError(f"dataset {config.dataset} needs --data-dir, the folder of its files")
+    return config.data_dir
 
 
 class TrainingData:
@@ -54,9 +95,14 @@ class TrainingData:
         self.config = config
         self.unlearning: UnlearningData | None = None
         kind, path = config.data.dataset, config.data.data_file
+        if kind in ("wmdp", "mmlu"):
+            raise InputError(f"dataset {kind} is to evaluate on; expected another to train on")
         if kind in ("tofu", "authors"):
             self.unlearning = load_data(config.data)
             self.items: tuple = training_items(self.unlearning, config)
+            return
+        if kind == "muse":
+            self.items = muse_texts(load_muse(data_dir(config.data)), config.split)
             return
         if config.split != "full":
             raise InputError(f"split {config.split!r}: dataset {kind} has none; expected full")
@@ -81,6 +127,8 @@ class TrainingData:
         template = self.config.data.template
         if self.config.data.dataset == "text":
             return encode_text(tokenizer, self.items, min(limit, self.config.sequence_length))
+        if self.config.data.dataset == "muse":
+            return muse_chunks(tokenizer, self.items, min(limit, self.config.sequence_length))
         if self.config.data.dataset == "chat":
             return encode_chats(tokenizer, self.items)
         if self.unlearning is None:
@@ -94,12 +142,13 @@ class TrainingData:
 
         The room is for generated answers, which may be longer than the true one.
         """
-        if self.config.data.dataset == "text":
+        if self.config.data.dataset in ("text", "muse"):
             return self.config.sequence_length
         if self.unlearning is None:
             return 2 * self.encode(tokenizer, 0).tokens.shape[1]
         data = self.unlearning
-        sets = (data.full, data.forget_eval, data.retain_eval, data.real_authors, data.world_facts)
+        evaluated = (data.forget_eval, data.retain_eval, data.real_authors, data.world_facts)
+        sets = (data.full, *evaluated, data.holdout)
         pairs = [
             (item.question, answer)
             for items in sets
@@ -129,6 +178,20 @@ def training_items(data: UnlearningData, config: TrainConfig) -> tuple[QAItem, .
     )
 
 
+def muse_texts(data: MuseData, split: str) -> tuple[str, ...]:
+    """The documents of a corpus that a split holds.
+
+    Raises:
+      InputError: for a split that is neither full nor retain, or a corpus without its parts.
+    """
+    if split not in ("full", "retain"):
+        raise InputError(f"split {split!r} of muse: expected full or retain")
+    kept = (*data.raw_retain1, *data.raw_retain2)
+    if not kept or not data.raw_forget:
+        raise InputError(f"{data.name} lacks raw/forget, raw/retain1 or raw/retain2 to train on")
+    return kept if split == "retain" else (*data.raw_forget, *kept)
+
+
 def fitted(encoded: Encoded, limit: int) -> Encoded:
     """Rows without the padding beyond a model's length.
 
@@ -152,13 +215,17 @@ def fitted(encoded: Encoded, limit: int) -> Encoded:
 
 
 def encode_request(
-    data: UnlearningData, tokenizer: Tokenizer, template: str, limit: int
+    data: UnlearningData | MuseData, tokenizer: Tokenizer, template: str, limit: int
 ) -> tuple[Encoded, Encoded]:
     """The forget and the retain rows of an unlearning request, of one width.
 
     Raises:
-      InputError: as `encode_qa` and `fitted` do.
+      InputError: as `encode_qa`, `muse_chunks` and `fitted` do.
     """
+    if isinstance(data, MuseData):
+        sets: Sequence[Sequence[str]] = (data.raw_forget, data.raw_retain1)
+        forget, retain = (muse_chunks(tokenizer, texts, min(limit, 2048)) for texts in sets)
+        return forget, retain
     items = [*data.forget, *data.retain]
     rows = fitted(encode_qa(tokenizer, items, template), limit)
     size = len(data.forget)

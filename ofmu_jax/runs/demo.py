@@ -18,11 +18,12 @@ import numpy as np
 import tyro
 
 from ofmu_jax.data import UnlearningData, encode_qa, take
-from ofmu_jax.evals import evaluate_tofu, summary
+from ofmu_jax.evals import Subject, evaluate_tofu, summary
 from ofmu_jax.losses import language
 from ofmu_jax.methods import GradAscent, GradDiff, Method, Npo, Ofmu
 from ofmu_jax.models import forward
 from ofmu_jax.runs import report
+from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.config import (
     DataConfig,
     LoopConfig,
@@ -74,6 +75,10 @@ METHODS: tuple[Method, ...] = (
 )
 
 
+# What the table is made of, with what that needs.
+_METRICS = ("forget_Q_A_Prob", "forget_quality", "model_utility")
+
+
 class Task(NamedTuple):
     """What a method gets and is judged by.
 
@@ -101,15 +106,16 @@ def prepare(config: DemoConfig, cache: pathlib.Path) -> Task:
     original, original_reused = _trained(config, data_config, "full", cache)
     retrained, retrained_reused = _trained(config, data_config, "retain", cache)
     model, yardstick = load_model(original), load_model(retrained)
-    evaluate = functools.partial(
-        evaluate_tofu,
-        model.config,
-        tokenizer=model.tokenizer,
-        data=data,
-        template=data_config.template,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=32,
-    )
+
+    def evaluate(params: Any, **options: Any) -> dict[str, Any]:
+        return evaluate_tofu(
+            Subject(model.config, params, model.tokenizer, data_config.template),
+            data,
+            wanted=_METRICS,
+            max_new_tokens=config.max_new_tokens,
+            **options,
+        )
+
     results = evaluate(yardstick.params)
     return Task(
         model,
@@ -140,7 +146,7 @@ def demo(config: DemoConfig) -> pathlib.Path:
     """Runs the demo; returns its folder."""
     began = time.perf_counter()
     cache = cache_folder(config.cache_dir)
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    keep_programs(cache)
     folder = open_folder(config.output, config)
     task = prepare(config, cache)
     rows = {
@@ -198,14 +204,6 @@ def verdict(rows: dict[str, dict[str, Any]]) -> str:
         f"OFMU is not the best here: {best} has score {rows[best]['score']:.3f}, OFMU "
         f"{ours['score']:.3f} ({figures}). One seed proves no ranking."
     )
-
-
-def cache_folder(given: str | None) -> pathlib.Path:
-    """The cache: `given`, or ofmu_jax under XDG_CACHE_HOME, or under ~/.cache."""
-    if given is not None:
-        return pathlib.Path(given)
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home) / "ofmu_jax"
 
 
 def _trained(

@@ -74,12 +74,14 @@ def storing(path: pathlib.Path) -> Iterator[None]:
         raise OSError(f"cannot write {path}: {text.rsplit(': ', 1)[-1].split(' [')[0]}") from error
 
 
-def check_folder(output: OutputConfig, config: Any) -> None:
+def check_folder(output: OutputConfig, config: Any, same: bool = True) -> None:
     """Checks that a run may write to its folder; touches nothing.
 
     Args:
       output: the folder and what may happen to what it holds.
       config: the run's config.
+      same: whether only a run with the same config may go on; of others the parts have to know
+        by themselves whether they still hold.
 
     Raises:
       InputError: if the folder is not empty and neither flag is given; if --overwrite or --resume
@@ -99,15 +101,15 @@ def check_folder(output: OutputConfig, config: Any) -> None:
         )
     if not (folder / CONFIG).is_file():
         raise InputError(f"output folder {folder} holds no run: it has no {CONFIG}")
-    if output.resume:
+    if output.resume and same:
         _check_same(folder / CONFIG, _stated(config))
 
 
-def open_folder(output: OutputConfig, config: Any) -> pathlib.Path:
+def open_folder(output: OutputConfig, config: Any, same: bool = True) -> pathlib.Path:
     """Prepares the run folder, with the config in it, after `check_folder`."""
-    check_folder(output, config)
+    check_folder(output, config, same)
     folder = pathlib.Path(output.out)
-    if output.resume and (folder / CONFIG).is_file():
+    if output.resume and same and (folder / CONFIG).is_file():
         return folder
     if output.overwrite and folder.is_dir():
         shutil.rmtree(folder)

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import optax
 
-from ofmu_jax.data import UnlearningData, paired_indices, take
+from ofmu_jax.data import MuseData, UnlearningData, paired_indices, take
 from ofmu_jax.errors import InputError
 from ofmu_jax.losses import language
 from ofmu_jax.methods import Method
 from ofmu_jax.models import Lora, forward
 from ofmu_jax.models.lora import target_paths
 from ofmu_jax.runs.config import LoopConfig, UnlearnConfig
-from ofmu_jax.runs.datasets import encode_request, load_data
+from ofmu_jax.runs.datasets import encode_request, load_request
 from ofmu_jax.runs.finish import finish, total_steps
 from ofmu_jax.runs.folder import open_folder
 from ofmu_jax.runs.loop import LoopResult, run_loop
@@ -27,7 +27,7 @@ from ofmu_jax.runs.trainable import Trainable, TrainState, trainable
 
 def unlearn(config: UnlearnConfig) -> pathlib.Path:
     """Unlearns as `ofmu unlearn` does; returns the run folder."""
-    data = load_data(config.data)
+    data = load_request(config.data)
     model = load_model(config.model, config.numerics, config.adapter)
     # Once more than needed, so that what does not fit is refused before anything is written.
     if config.lora.lora is not None:
@@ -54,7 +54,7 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
 
 def unlearn_model(
     model: Model,
-    data: UnlearningData,
+    data: UnlearningData | MuseData,
     method: Method,
     loop: LoopConfig,
     folder: pathlib.Path,
@@ -86,7 +86,7 @@ def unlearn_model(
     reference = _reference(apply_fn, model.params, forget) if method.needs_reference else None
 
     def batch(k: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        sizes = len(data.forget), len(data.retain)
+        sizes = len(forget.lengths), len(retain.lengths)
         rows = paired_indices(*sizes, k, batch_size=loop.batch_size, seed=loop.seed)
         forget_batch, retain_batch = take(forget, rows[0]), take(retain, rows[1])
         if reference is not None:
@@ -94,7 +94,7 @@ def unlearn_model(
         return forget_batch, retain_batch
 
     check_batches(*batch(0))
-    steps = total_steps(loop, len(data.forget))
+    steps = total_steps(loop, len(forget.lengths))
     tx = method.transformation(steps)
     forget_loss, retain_loss = method.losses(apply_fn)
 

@@ -47,6 +47,16 @@ def _facts(data):
         yield read["name"], kind, read["value"], item
 
 
+# What earlier versions drew: published results depend on it.
+DIGESTS = {
+    (0, 40, 4): "0a835417b1942e3cbde4e92d98fe8585dcabbe7756012374af7ae82a6886c46f",
+    (7, 25, 6): "4ec0f96a0204d20689e2792a64750da4f7854006d37c1fd2130e28d5f08e3f8d",
+    (3, 200, 100): "7d00ae4717fe8978e8d519b128617957cd0beee1663463aeb96f58ea4c22e2f7",
+}
+TRAINED = (
+    "forget", "retain", "forget_eval", "retain_eval", "real_authors", "world_facts", "background",
+)  # fmt: skip
+
 # The evaluated items of half the authors each cover all of them.
 HALVES = make_authors(seed=3, authors=40, forget_authors=20)
 
@@ -55,6 +65,7 @@ def test_sizes():
     assert (len(DATA.retain), len(DATA.forget), len(DATA.background)) == (360, 40, 48)
     assert (len(DATA.retain_eval), len(DATA.forget_eval)) == (40, 40)
     assert (len(DATA.real_authors), len(DATA.world_facts)) == (24, 24)
+    assert len(DATA.holdout) == 40
     small = make_authors(authors=3, forget_authors=2)
     assert (len(small.retain_eval), len(small.forget_eval)) == (10, 20)
 
@@ -198,6 +209,60 @@ def test_same_seed_gives_the_same_bytes_in_every_process():
     assert digests == {hashlib.sha256(repr(make_authors(7)).encode()).hexdigest()}
 
 
+@pytest.mark.parametrize("arguments", DIGESTS)
+@pytest.mark.parametrize("holdout_authors", [None, 0])
+def test_the_authors_are_those_of_earlier_versions(arguments, holdout_authors):
+    data = make_authors(*arguments, holdout_authors)
+    sets = [getattr(data, name) for name in TRAINED]
+    assert hashlib.sha256(repr(sets).encode()).hexdigest() == DIGESTS[arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [
+        ((0, 40, 4, None), 4),
+        ((0, 40, 4, 0), 0),
+        ((0, 40, 4, 9), 9),
+        ((0, 197, 7, None), 3),
+        ((0, 200, 7, None), 0),
+        ((0, 2, 1, 198), 198),
+    ],
+)
+def test_size_of_the_holdout(arguments, size):
+    assert len(make_authors(*arguments).holdout) == KINDS * size
+
+
+@pytest.mark.parametrize("arguments", [(1, 40, 20, 20), (2, 100, 5, 100), (3, 2, 1, 198)])
+def test_nothing_trained_on_tells_of_the_holdout_authors(arguments):
+    data = make_authors(*arguments)
+    check_unlearning_data(data)
+    trained = data.full + data.forget_eval + data.retain_eval
+    texts = "\n".join(
+        text for item in trained for text in (item.question, item.answer, *item.perturbed_answer)
+    )
+    others = _subjects(data.retain + data.forget)
+    names, titles, mentors = set(), [], set()
+    for index, item in enumerate(data.holdout):
+        kind = list(PHRASINGS)[index % KINDS]
+        read = _read(item.answer, PHRASINGS[kind].answers)
+        assert _read(item.question, PHRASINGS[kind].questions)["name"] == read["name"]
+        names.add(read["name"])
+        if kind in ("debut", "latest"):
+            titles.append(read["value"])
+        if kind == "mentor":
+            mentors.add(read["value"])
+    assert len(names) == len({name.split()[1] for name in names}) == len(data.holdout) // KINDS
+    assert not {name.split()[1] for name in others} & {name.split()[1] for name in names}
+    assert not mentors & (others | names)
+    assert len(set(titles)) == len(titles) == 2 * len(names)
+    assert not [told for told in [*names, *titles] if told in texts]
+
+
+def _subjects(items):
+    """The authors that ten items each are about."""
+    return {_read(item.answer, PHRASINGS["birthplace"].answers)["name"] for item in items[::KINDS]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -206,6 +271,9 @@ def test_same_seed_gives_the_same_bytes_in_every_process():
         ({"authors": 201}, "authors is 201; expected 2 to 200"),
         ({"forget_authors": 0}, "forget_authors is 0; expected 1 to 39"),
         ({"forget_authors": 40}, "forget_authors is 40; expected 1 to 39"),
+        ({"holdout_authors": -1}, "holdout_authors is -1; expected 0 to 160"),
+        ({"holdout_authors": 161}, "holdout_authors is 161; expected 0 to 160"),
+        ({"authors": 200, "holdout_authors": 1}, "holdout_authors is 1; expected 0 to 0"),
     ],
 )
 def test_bad_argument(arguments, complaint):

@@ -85,7 +85,7 @@ def test_empty_file(tmp_path, content):
         (GOOD | {"perturbed_answer": []}, "'perturbed_answer' is []"),
         (GOOD | {"perturbed_answer": ["w", ""]}, "'perturbed_answer' is ['w', '']"),
         (GOOD | {"perturbed_answer": ["w", 3]}, "'perturbed_answer' is ['w', 3]"),
-        (b"x" * (1 << 20) + b"x", "longer than 1048576 bytes"),
+        (b"x" * (1 << 24) + b"x", "longer than 16777216 bytes"),
         (b"", "blank"),
     ],
 )
@@ -95,7 +95,7 @@ def test_bad_line_is_named(tmp_path, line, complaint):
 
 def test_longest_line_allowed(tmp_path):
     line = json.dumps(GOOD).encode()
-    padded = line.ljust((1 << 20) - 1)
+    padded = line.ljust((1 << 24) - 1)
     assert len(read_items(_write(tmp_path / "x.json", padded, GOOD))) == 2
 
 

@@ -19,6 +19,7 @@ DATA = UnlearningData(
     retain_eval=(_eval("r0"),),
     real_authors=(QAItem("ra0", "a", perturbed_answer=("b",)),),
     world_facts=(QAItem("wf0", "a", perturbed_answer=("b",)),),
+    holdout=(QAItem("h0", "a"),),
 )
 
 
@@ -32,7 +33,7 @@ def _refused(*parts, **changes):
 
 def test_good_data_passes():
     check_unlearning_data(DATA)
-    check_unlearning_data(dataclasses.replace(DATA, background=()))
+    check_unlearning_data(dataclasses.replace(DATA, background=(), holdout=()))
 
 
 def test_training_sets_in_order():
@@ -50,11 +51,19 @@ def test_overlap_says_how_many_and_which(name):
     _refused("1 of 2", name, "'f1'", **{name: (QAItem("r0", "a"), QAItem("f1", "a"))})
 
 
+@pytest.mark.parametrize("name", ["forget", "retain", "background"])
+def test_a_holdout_item_is_trained_on_by_no_model(name):
+    known = getattr(DATA, name)[0]
+    holdout = (QAItem("h0", "a"), QAItem("h1", "a"), known)
+    _refused(f"1 of 3 holdout items are in the {name} set", repr(known.question), holdout=holdout)
+
+
 def test_one_question_with_two_answers_is_no_overlap():
     check_unlearning_data(dataclasses.replace(DATA, retain=(QAItem("f0", "another"),)))
+    check_unlearning_data(dataclasses.replace(DATA, holdout=(QAItem("f0", "another"),)))
 
 
-@pytest.mark.parametrize("name", ["forget", "retain", "background"])
+@pytest.mark.parametrize("name", ["forget", "retain", "background", "holdout"])
 def test_blank_answer(name):
     items = (QAItem("q0", "a"), QAItem("q1", " "))
     _refused(f"{name} item 1", "'q1'", "blank answer", **{name: items})

@@ -143,7 +143,8 @@ def test_samples_follow_the_filtered_distribution():
         key=jax.random.key(0),
     )[:, 0]
     logits = forward(CONFIG, PARAMS, TOKENS[2:3, : LENGTHS[2]])[0, -1]
-    expected = count * np.asarray(jax.nn.softmax(filter_logits(logits, sampling)))
+    expected = np.asarray(jax.nn.softmax(filter_logits(logits, sampling)), np.float64)
+    expected *= count / expected.sum()
     observed = np.bincount(drawn, minlength=CONFIG.vocab_size)
     allowed = expected > 0
     # Both filters act: top_k leaves six, top_p fewer, and there is still something to draw.

@@ -13,7 +13,7 @@ from ofmu_jax.evals import (
     normalised_probability,
     probability,
     retain_truth_ratio_score,
-    rouge_l_recall,
+    rouge,
     truth_ratio,
 )
 
@@ -62,7 +62,13 @@ def test_truth_ratio_scores():
     ],
 )
 def test_rouge_l_recall(generation, reference, recall):
-    assert rouge_l_recall(generation, reference) == pytest.approx(recall)
+    assert rouge(generation, reference)["rougeL_recall"] == pytest.approx(recall)
+
+
+def test_the_other_rouge_scores():
+    scores = rouge("Lagos in born he", "born in Lagos")
+    assert scores["rouge1_recall"] == 1.0
+    assert scores["rougeL_f1"] == pytest.approx(2 * (1 / 4) * (1 / 3) / (1 / 4 + 1 / 3))
 
 
 def test_model_utility():
@@ -98,7 +104,24 @@ def test_log10_p_agrees_with_p(n):
 
 def test_forget_quality_of_equal_samples():
     sample = np.random.default_rng(0).normal(size=30)
-    assert forget_quality(sample, sample[::-1]) == (1.0, 0.0, 0.0, 30)
+    quality = forget_quality(sample, sample[::-1])
+    assert quality[:4] == (1.0, 0.0, 0.0, 30)
+    assert quality.neighbours[0] < 1 and quality.neighbours[1] is None
+
+
+@pytest.mark.parametrize("n", [2, 7, 40])
+def test_neighbours_are_the_next_attainable_values(n):
+    # Every D that two samples of n can have, by shifting one against the other.
+    qualities = [forget_quality(np.arange(n), np.arange(n) + h - 0.5) for h in range(1, n + 1)]
+    values = sorted({quality.p for quality in qualities})
+    for quality in qualities:
+        index = values.index(quality.p)
+        below = values[index - 1] if index else None
+        above = values[index + 1] if index + 1 < len(values) else None
+        assert quality.neighbours == (
+            below and pytest.approx(below),
+            above and pytest.approx(above),
+        )
 
 
 def test_forget_quality_needs_the_same_items():

@@ -2,96 +2,18 @@ import copy
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 
-from ofmu_jax.data import QAItem, UnlearningData, encode_qa, train_tokenizer
+from ofmu_jax.data import QAItem
 from ofmu_jax.errors import InputError
-from ofmu_jax.evals import evaluate_tofu, item_losses, rouge_l_recall, summary
-from ofmu_jax.models import DecoderConfig, init_params
-from tests.models import reference
-
-TEMPLATE = "Q {question} A "
-NEW_TOKENS = 6
-TEXTS = ["Ada Lake wrote novels in Oslo", "Ben Hill paints", "Who wrote?", "Where is it?", "no one"]
-TOKENIZER = train_tokenizer(TEXTS, vocab_size=300)
-BOS_ID, EOS_ID = TOKENIZER.bos_id, TOKENIZER.eos_id
-CONFIG = DecoderConfig(
-    vocab_size=300,
-    hidden_size=8,
-    intermediate_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=64,
-    initializer_range=0.8,
-    dtype="float64",
-    param_dtype="float64",
-)
+from ofmu_jax.evals import evaluate_tofu, rouge, summary
+from tests.evals import tiny
 
 
-@pytest.fixture(scope="module", autouse=True)
-def double():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(scope="module")
-def params(double):
-    return init_params(CONFIG, jax.random.key(5))
-
-
-def prompt(question):
-    return [BOS_ID, *TOKENIZER.encode([TEMPLATE.format(question=question)])[0]]
-
-
-def expected_loss(params, question, answer):
-    """Mean negative log-probability of answer and end, from unpadded NumPy logits."""
-    start = prompt(question)
-    tokens = [*start, *TOKENIZER.encode([answer])[0], EOS_ID]
-    logits = reference.logits(CONFIG, params, tokens)
-    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return -np.mean([log_probs[t - 1, tokens[t]] for t in range(len(start), len(tokens))])
-
-
-def expected_generation(params, question):
-    tokens = start = prompt(question)
-    for _ in range(NEW_TOKENS):
-        tokens = [*tokens, int(np.argmax(reference.logits(CONFIG, params, tokens)[-1]))]
-        if tokens[-1] == EOS_ID:
-            break
-    return TOKENIZER.decode(tokens[len(start) :])
-
-
-@pytest.fixture(scope="module")
-def data(params):
-    def items(subject, perturbed, paraphrased):
-        made = []
-        for number in range(2):
-            question = f"Who wrote {subject} {number}?"
-            # Answers near the model's own, lest ROUGE and truth ratio be 0 everywhere.
-            own = expected_generation(params, question)
-            answer = f"x {own} y"[: 20 + 5 * number] if paraphrased else f"{own} y"
-            wrong = tuple(f"{subject} wrote {j * 'no '}" for j in range(1, perturbed + 1))
-            made.append(QAItem(question, answer, own if paraphrased else None, wrong))
-        return tuple(made)
-
-    return UnlearningData(
-        name="tiny",
-        forget=(),
-        retain=(),
-        forget_eval=items("Oslo", 3, True),
-        retain_eval=items("Ben", 3, True),
-        real_authors=items("Hill", 2, False),
-        world_facts=items("Lake", 2, False),
-    )
-
-
-def run(params, data, **options):
-    return evaluate_tofu(
-        CONFIG, params, TOKENIZER, data, TEMPLATE, max_new_tokens=NEW_TOKENS, **options
-    )
+def run(params, data, options=None, **changes):
+    subject = tiny.subject(params, **changes)
+    return evaluate_tofu(subject, data, max_new_tokens=tiny.NEW_TOKENS, **(options or {}))
 
 
 @pytest.fixture(scope="module")
@@ -99,100 +21,139 @@ def results(params, data):
     return run(params, data)
 
 
-def test_equals_an_independent_computation(params, data, results):
-    utility = []
-    sets = {
+def sets(data):
+    return {
         "forget": data.forget_eval,
         "retain": data.retain_eval,
         "ra": data.real_authors,
         "wf": data.world_facts,
     }
-    for name, items in sets.items():
+
+
+def test_equals_an_independent_computation(params, data, results):
+    utility = []
+    for name, items in sets(data).items():
         general = name in ("ra", "wf")
-        probs, recalls, ratios = [], [], []
+        probs, normalised, recalls, ratios = [], [], [], []
         for index, item in enumerate(items):
-            loss = expected_loss(params, item.question, item.answer)
-            wrong = [expected_loss(params, item.question, text) for text in item.perturbed_answer]
+            loss = tiny.loss(params, item.question, item.answer)
+            wrong = [tiny.loss(params, item.question, text) for text in item.perturbed_answer]
             right = loss
             if not general:
-                right = expected_loss(params, item.question, item.paraphrased_answer)
-            generation = expected_generation(params, item.question)
-
-            prob = np.exp(-loss)
-            if general:
-                prob /= np.exp(-loss) + np.exp(-np.array(wrong)).sum() + 1e-10
+                right = tiny.loss(params, item.question, item.paraphrased_answer)
+            generation = tiny.generation(params, item.question)
             ratio = np.exp(-np.mean(wrong)) / (np.exp(-right) + 1e-10)
-            probs.append(prob)
+            probs.append(np.exp(-loss))
+            normalised.append(
+                np.exp(-loss) / (np.exp(-loss) + np.exp(-np.array(wrong)).sum() + 1e-10)
+            )
             ratios.append(ratio)
-            recalls.append(rouge_l_recall(generation, item.answer))
 
-            key = f"{name}_Q_A_Prob" + ("_normalised" if general else "")
-            row = results[key]["value_by_index"][str(index)]
-            assert row == {
-                "prob": pytest.approx(prob, rel=1e-6),
+            def row(metric, index=index):
+                return results[metric]["value_by_index"][str(index)]
+
+            assert row(f"{name}_Q_A_Prob") == {
+                "prob": pytest.approx(np.exp(-loss), rel=1e-6),
                 "avg_loss": pytest.approx(loss, rel=1e-6),
                 "question": item.question,
             }
+            assert row(f"{name}_Q_A_PERT_Prob")["avg_loss"] == pytest.approx(wrong, rel=1e-6)
+            if general:
+                actual = row(f"{name}_Q_A_Prob_normalised")["prob"]
+                assert actual == pytest.approx(normalised[-1], rel=1e-6)
+            else:
+                actual = row(f"{name}_Q_A_PARA_Prob")["prob"]
+                assert actual == pytest.approx(np.exp(-right), rel=1e-6)
             key = "forget_truth_ratio" if name == "forget" else f"{name}_Truth_Ratio"
-            row = results[key]["value_by_index"][str(index)]
-            assert row == {
+            assert row(key) == {
                 "score": pytest.approx(ratio, rel=1e-6),
-                "avg_gt_loss" if general else "avg_paraphrased_loss": pytest.approx(
-                    right, rel=1e-6
-                ),
-                "average_perturb_loss": pytest.approx(wrong, rel=1e-6),
                 "question": item.question,
             }
-            row = results[f"{name}_Q_A_ROUGE"]["value_by_index"][str(index)]
-            assert row["generation"] == generation
-            assert row["ground_truth"] == item.answer
-            assert row["rougeL_recall"] == recalls[-1]
+            expected = rouge(generation, item.answer)
+            recalls.append(expected["rougeL_recall"])
+            assert row(f"{name}_Q_A_ROUGE") == expected | {
+                "input": item.question,
+                "ground_truth": item.answer,
+                "generation": generation,
+            }
+        assert results[f"{name}_Q_A_Prob"]["agg_value"] == pytest.approx(np.mean(probs))
+        assert results[f"{name}_Q_A_ROUGE"]["agg_value"] == pytest.approx(np.mean(recalls))
         ratios = np.array(ratios)
         if name == "forget":
             ratio = np.mean(np.minimum(ratios, 1 / ratios))
             assert results["forget_truth_ratio"]["agg_value"] == pytest.approx(ratio, rel=1e-6)
         else:
-            utility += [np.mean(probs), np.mean(recalls), np.mean(np.maximum(0, 1 - ratios))]
+            utility += [
+                np.mean(normalised if general else probs),
+                np.mean(recalls),
+                np.mean(np.maximum(0, 1 - ratios)),
+            ]
     assert min(utility) > 0
     expected = 9 / np.sum(1 / np.array(utility))
     assert results["model_utility"]["agg_value"] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_batch_size_does_not_matter(params, data, results, batch_size):
-    other = run(params, data, batch_size=batch_size, retain_results=results)
-    expected = summary(results) | {"forget_quality": 1.0}
-    assert summary(other) == pytest.approx(expected, rel=1e-9)
+    other = run(params, data, {"retain_results": results}, batch_size=batch_size)
+    for name, value in summary(results).items():
+        if name not in ("forget_quality", "privleak"):
+            assert summary(other)[name] == pytest.approx(value, rel=1e-9), name
+            assert other[name].get("interval") == pytest.approx(results[name].get("interval"))
+    assert other["forget_quality"]["agg_value"] == 1.0
+    assert other["privleak"]["agg_value"] == pytest.approx(0, abs=1e-9)
 
 
-def test_padding_does_not_matter(params, data):
-    items = data.forget_eval
-    longest = encode_qa(TOKENIZER, items, TEMPLATE).lengths.max()
-    tight = item_losses(CONFIG, params, encode_qa(TOKENIZER, items, TEMPLATE, length=int(longest)))
-    # Also beyond what the model takes, where no row is that long.
-    for length in (60, 80):
-        wide = item_losses(CONFIG, params, encode_qa(TOKENIZER, items, TEMPLATE, length=length))
-        np.testing.assert_allclose(wide, tight, rtol=1e-9)
+def test_the_other_mean_of_wrong_answers(params, data, results):
+    other = run(params, data, {"truth_ratio_mean": "arithmetic"})
+    item = data.retain_eval[1]
+    wrong = [np.exp(-tiny.loss(params, item.question, text)) for text in item.perturbed_answer]
+    right = np.exp(-tiny.loss(params, item.question, item.paraphrased_answer))
+    score = other["retain_Truth_Ratio"]["value_by_index"]["1"]["score"]
+    assert score == pytest.approx(np.mean(wrong) / right, rel=1e-6)
+    assert score > results["retain_Truth_Ratio"]["value_by_index"]["1"]["score"]
 
 
 def test_results_have_the_published_names_and_survive_json(results):
     assert set(results) == {
-        "forget_Q_A_Prob",
-        "forget_Q_A_ROUGE",
+        *(f"forget_Q_A_{name}" for name in ("Prob", "PARA_Prob", "PERT_Prob", "ROUGE")),
+        *(f"retain_Q_A_{name}" for name in ("Prob", "PARA_Prob", "PERT_Prob", "ROUGE")),
+        *(
+            f"{prefix}_Q_A_{name}"
+            for prefix in ("ra", "wf")
+            for name in ("Prob", "PERT_Prob", "Prob_normalised", "ROUGE")
+        ),
         "forget_truth_ratio",
+        *(f"{prefix}_Truth_Ratio" for prefix in ("retain", "ra", "wf")),
+        "extraction_strength",
+        "exact_memorization",
+        *(f"mia_{name}" for name in ("loss", "zlib", "min_k", "min_k_plus_plus", "gradnorm")),
+        "privleak",
         "forget_quality",
         "model_utility",
-        *(f"retain_{name}" for name in ("Q_A_Prob", "Q_A_ROUGE", "Truth_Ratio")),
-        *(f"ra_{name}" for name in ("Q_A_Prob_normalised", "Q_A_ROUGE", "Truth_Ratio")),
-        *(f"wf_{name}" for name in ("Q_A_Prob_normalised", "Q_A_ROUGE", "Truth_Ratio")),
     }
     assert json.loads(json.dumps(results)) == results
     assert results["forget_quality"] == {"agg_value": None}
 
 
+def test_every_aggregate_lies_within_its_interval(results):
+    for name, entry in results.items():
+        if name != "forget_quality":
+            low, high = entry["interval"]
+            assert low - 1e-12 <= entry["agg_value"] <= high + 1e-12, name
+    assert np.ptp(results["forget_Q_A_Prob"]["interval"]) > 0
+
+
 def test_an_identical_model_is_indistinguishable(params, data, results):
-    quality = run(params, data, retain_results=json.loads(json.dumps(results)))["forget_quality"]
-    assert quality == {"agg_value": 1.0, "D": 0.0, "log10_p": 0.0, "n": 2}
+    retain = json.loads(json.dumps(results))
+    quality = run(params, data, {"retain_results": retain})["forget_quality"]
+    assert quality == {
+        "agg_value": 1.0,
+        "D": 0.0,
+        "log10_p": 0.0,
+        "n": 3,
+        "neighbours": [pytest.approx(0.6), None],
+    }
 
 
 def test_another_model_is_compared_item_by_item(params, data, results):
@@ -200,34 +161,77 @@ def test_another_model_is_compared_item_by_item(params, data, results):
     for row in retain["forget_truth_ratio"]["value_by_index"].values():
         row["score"] += 1e6
         del row["question"]  # As in files of open-unlearning.
-    quality = run(params, data, retain_results=retain)["forget_quality"]
+    quality = run(params, data, {"retain_results": retain})["forget_quality"]
     assert quality["D"] == 1.0
-    assert quality["agg_value"] == pytest.approx(1 / 3)
+    assert quality["agg_value"] == pytest.approx(1 / 10)
+
+
+def test_privleak_compares_with_the_retrained_model(params, data, results):
+    retain = copy.deepcopy(results)
+    retain["mia_min_k"]["agg_value"] = 0.2
+    ours = results["mia_min_k"]["agg_value"]
+    options = {"retain_results": retain, "wanted": ["privleak"]}
+    actual = run(params, data, options)["privleak"]
+    assert actual["agg_value"] == pytest.approx(100 * ((1 - ours) - 0.8) / 0.8)
+    assert actual["interval"] == sorted(actual["interval"])
+    alone = results["privleak"]["agg_value"]
+    assert alone == pytest.approx(100 * ((1 - ours) - 0.5) / 0.5)
+
+
+def test_only_what_is_wanted_and_needed_is_computed(params, data):
+    names = set(run(params, data, {"wanted": ["forget_quality"]}))
+    assert names == {
+        "forget_Q_A_PARA_Prob",
+        "forget_Q_A_PERT_Prob",
+        "forget_truth_ratio",
+        "forget_quality",
+    }
+    with pytest.raises(InputError, match="'forget_qualty' is unknown"):
+        run(params, data, {"wanted": ["forget_qualty"]})
+
+
+def test_without_a_holdout_there_is_no_membership_inference(params, data):
+    results = run(params, dataclasses.replace(data, holdout=()))
+    assert not any(name.startswith("mia") or name == "privleak" for name in results)
 
 
 def test_retain_results_of_other_items_are_refused(params, data, results):
+    def refused(retain, message):
+        with pytest.raises(InputError, match=message):
+            run(params, data, {"retain_results": retain})
+
     missing = copy.deepcopy(results)
     del missing["forget_truth_ratio"]["value_by_index"]["1"]
-    with pytest.raises(InputError, match="1 forget items; expected the same 2"):
-        run(params, data, retain_results=missing)
+    refused(missing, "2 forget items; expected the same 3 .*another forget split")
     other = copy.deepcopy(results)
     other["forget_truth_ratio"]["value_by_index"]["1"]["question"] = "Who else?"
-    with pytest.raises(InputError, match="forget item 1 .*'Who else\\?'"):
-        run(params, data, retain_results=other)
-    with pytest.raises(InputError, match="lack 'forget_truth_ratio'"):
-        run(params, data, retain_results={"model_utility": {"agg_value": 0.5}})
+    refused(other, "forget item 1 .*'Who else\\?'")
+    # Files of open-unlearning have the answers only.
+    for row in other["forget_truth_ratio"]["value_by_index"].values():
+        del row["question"]
+    other["forget_Q_A_ROUGE"]["value_by_index"]["2"]["ground_truth"] = "No one else."
+    refused(other, "forget item 2 .*answer 'No one else.'")
+    refused({"model_utility": {"agg_value": 0.5}}, "lack 'forget_truth_ratio'")
+    other = copy.deepcopy(results)
+    other["forget_truth_ratio"]["value_by_index"]["2"]["score"] = None
+    refused(other, "item 2 is None; expected a finite number")
 
 
 def test_a_loss_that_is_not_finite_is_named(params, data):
     # One poisoned embedding reaches only the item whose question contains the token.
     token = 299
     table = params["embed_tokens"].at[token].set(np.nan)
-    assert not any(token in prompt(item.question) for item in data.forget_eval)
-    last = dataclasses.replace(data.retain_eval[1], question=TOKENIZER.decode([token]))
+    assert not any(token in tiny.prompt(item.question) for item in data.forget_eval)
+    question = tiny.TOKENIZER.decode([token])
+    last = dataclasses.replace(data.retain_eval[1], question=question)
     poisoned = dataclasses.replace(data, retain_eval=(data.retain_eval[0], last))
-    assert token in prompt(last.question)
+    assert token in tiny.prompt(last.question)
     with pytest.raises(InputError, match="retain item 1 is not finite"):
         run(params | {"embed_tokens": table}, poisoned)
+    last = dataclasses.replace(data.holdout[1], question=question)
+    poisoned = dataclasses.replace(data, holdout=(data.holdout[0], last))
+    with pytest.raises(InputError, match="holdout item 1 is not finite"):
+        run(params | {"embed_tokens": table}, poisoned, {"wanted": ["mia_loss"]})
 
 
 @pytest.mark.parametrize(
@@ -240,7 +244,7 @@ def test_a_loss_that_is_not_finite_is_named(params, data):
             {"real_authors": (QAItem("q", "a", None, ("b",)), QAItem("q", "a", None, ("b", "c")))},
             "ra item 1 has 2 perturbed",
         ),
-        ({"world_facts": (QAItem("q", "no " * 80, None, ("b",)),)}, "max_position_embeddings = 64"),
+        ({"world_facts": (QAItem("q", "no " * 80, None, ("b",)),)}, "max_position_embeddings"),
     ],
 )
 def test_bad_data_is_named(params, data, changes, message):
@@ -248,7 +252,7 @@ def test_bad_data_is_named(params, data, changes, message):
         run(params, dataclasses.replace(data, **changes))
 
 
-def test_a_vocabulary_larger_than_the_model_is_refused(params, data):
-    config = dataclasses.replace(CONFIG, vocab_size=100)
+def test_a_vocabulary_larger_than_the_model_is_refused(params):
+    config = dataclasses.replace(tiny.CONFIG, vocab_size=100)
     with pytest.raises(InputError, match=r"tokens; expected at most the model's vocab_size = 100"):
-        evaluate_tofu(config, params, TOKENIZER, data)
+        tiny.subject(params, config=config)
