@@ -130,7 +130,7 @@ def generate(
             f"model's max_position_embeddings = {config.max_position_embeddings} less "
             f"max_new_tokens = {max_new_tokens}"
         )
-    order = np.argsort(lengths if expected_tokens is None else expected_tokens, kind="stable")
+    order = np.lexsort((lengths, lengths if expected_tokens is None else expected_tokens))
     key = jax.random.key(0) if key is None else key
     batches = []
     for length, group in _groups(config, order, lengths + max_new_tokens - 1):
@@ -170,11 +170,11 @@ def continue_prompts(subject: Subject, encoded: Encoded, max_new_tokens: int) ->
     Args:
       subject: the model.
       encoded: N rows; the tokens before the first scored one are the prompt, and the length of the
-        scored part is taken as a guess at that of the answer.
+        rest is taken as a guess at that of the answer.
       max_new_tokens: bound on the length of an answer.
 
     Returns:
-      N texts, without special tokens and white space around them.
+      N texts, without special tokens.
 
     Raises:
       InputError: a prompt is empty, or too long for `max_new_tokens` to follow it.
@@ -191,7 +191,7 @@ def continue_prompts(subject: Subject, encoded: Encoded, max_new_tokens: int) ->
         expected_tokens=encoded.lengths - encoded.prompt_lengths,
         place=subject.place,
     )
-    return [subject.tokenizer.decode(ids).strip() for ids in continued.tolist()]
+    return [subject.tokenizer.decode(ids) for ids in continued.tolist()]
 
 
 def _groups(

@@ -195,7 +195,8 @@ def membership_metrics(
       forget: what the model was made to forget.
       holdout: what it has never seen.
       inputs: what the rows are made from, of JSON types.
-      retain_results: the evaluation of the retrained model, for `privleak`.
+      retain_results: the evaluation of the retrained model, for `privleak`; without it, or without
+        `mia_min_k` in it, that compares with chance. The entry says with what, in `retain_auc`.
       reference: a model for the attack by comparison of losses, such as the one before
         fine-tuning; without one there is no `mia_reference`.
 

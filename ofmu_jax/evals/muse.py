@@ -15,14 +15,13 @@ from ofmu_jax.data.encoding import Encoded, leading_ids, pad_rows
 from ofmu_jax.data.muse import MuseData, Passage
 from ofmu_jax.data.qa import QAItem
 from ofmu_jax.errors import InputError
-from ofmu_jax.evals.generation import generate
+from ofmu_jax.evals.generation import continue_prompts
 from ofmu_jax.evals.membership import membership_metrics
 from ofmu_jax.evals.memorisation import exact_memorisation, extraction_strength
 from ofmu_jax.evals.metrics import rouge
 from ofmu_jax.evals.scoring import ScoredRows, TokenScores
-from ofmu_jax.evals.statistics import bootstrap_interval
 from ofmu_jax.evals.subject import Subject
-from ofmu_jax.evals.suite import Entry, Metric, alone, entry, select
+from ofmu_jax.evals.suite import Entry, Metric, alone, averaged, select
 
 VERBMEM_TOKENS, KNOWMEM_TOKENS = 128, 32
 # What a model that goes on after an answer writes next.
@@ -178,7 +177,7 @@ def _verbmem(subject: Subject, passages: Sequence[Passage]) -> dict[str, Metric]
 
     def score(of: Callable[[TokenScores], np.ndarray]) -> Entry:
         values = of(rows.tokens)
-        return _with_interval(entry(float(values.mean()), score=values), values)
+        return averaged(values, score=values)
 
     return {
         "forget_verbmem_ROUGE": Metric(alone(compare), pairs),
@@ -237,32 +236,16 @@ def _continued(
     tokenizer, leading = subject.tokenizer, leading_ids(subject.tokenizer)
     rows = [[[*leading, *ids]] for ids in tokenizer.encode(prompts)]
     encoded = pad_rows(tokenizer, rows, [f"{name} {index}" for index in range(len(rows))])
-    continued = generate(
-        subject.config,
-        subject.params,
-        encoded.tokens,
-        np.arange(encoded.tokens.shape[1]) < encoded.lengths[:, None],
-        max_new_tokens=max_new_tokens,
-        stop_ids=tokenizer.stop_ids,
-        batch_size=subject.rows,
-        place=subject.place,
-    )
-    return [tokenizer.decode(ids) for ids in continued.tolist()]
+    return continue_prompts(subject, encoded, max_new_tokens)
 
 
 def _rouge(prompts: Sequence[str], truths: Sequence[str], generations: Sequence[str]) -> Entry:
     scores = [rouge(*pair) for pair in zip(generations, truths, strict=True)]
     columns = {name: [score[name] for score in scores] for name in scores[0]}
-    values = np.array(columns["rougeL_f1"])
-    result = entry(
-        float(values.mean()),
+    return averaged(
+        np.array(columns["rougeL_f1"]),
         **columns,
         input=prompts,
         ground_truth=truths,
         generation=generations,
     )
-    return _with_interval(result, values)
-
-
-def _with_interval(result: Entry, values: np.ndarray) -> Entry:
-    return result | {"interval": bootstrap_interval(np.mean, values)}

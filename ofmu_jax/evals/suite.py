@@ -4,7 +4,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import numpy as np
+
 from ofmu_jax.errors import InputError
+from ofmu_jax.evals.statistics import bootstrap_interval
 from ofmu_jax.evals.subject import digest
 from ofmu_jax.version import __version__
 
@@ -131,6 +134,17 @@ def entry(agg_value: float | None, **columns: Any) -> Entry:
         "agg_value": agg_value,
         "value_by_index": {str(index): row for index, row in enumerate(rows)},
     }
+
+
+def averaged(values: np.ndarray, **columns: Any) -> Entry:
+    """The entry of a metric that is a mean over items, with its interval.
+
+    Args:
+      values: (N,), what is averaged.
+      **columns: as of `entry`.
+    """
+    mean = {"agg_value": float(values.mean()), "interval": bootstrap_interval(np.mean, values)}
+    return mean | {"value_by_index": entry(None, **columns)["value_by_index"]}
 
 
 def column(entry: Mapping[str, Any], name: str) -> list[Any]:

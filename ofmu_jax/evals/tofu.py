@@ -20,7 +20,17 @@ from ofmu_jax.evals.retained import check_same_items, truth_ratios
 from ofmu_jax.evals.scoring import ScoredRows, TokenScores
 from ofmu_jax.evals.statistics import bootstrap_interval
 from ofmu_jax.evals.subject import Subject
-from ofmu_jax.evals.suite import Entry, Metric, Results, alone, column, entry, run_suite, select
+from ofmu_jax.evals.suite import (
+    Entry,
+    Metric,
+    Results,
+    alone,
+    averaged,
+    column,
+    entry,
+    run_suite,
+    select,
+)
 
 # Elsewhere the answer as given stands for the truth.
 _PARAPHRASED = ("forget", "retain")
@@ -216,34 +226,23 @@ def _loss_metrics(
     return suite
 
 
-def _with_interval(values: np.ndarray, result: Entry) -> Entry:
-    return {
-        "agg_value": result["agg_value"],
-        "interval": bootstrap_interval(np.mean, values),
-        "value_by_index": result["value_by_index"],
-    }
-
-
 def _token_metric(score: Callable[[TokenScores], np.ndarray], items: _Set) -> Entry:
     scores = score(items.answers.tokens)
-    result = entry(float(scores.mean()), score=scores, question=items.questions())
-    return _with_interval(scores, result)
+    return averaged(scores, score=scores, question=items.questions())
 
 
 def _probability(loss: np.ndarray, items: _Set) -> Entry:
     """Of losses (N,), or (N, J) where an item has several answers."""
     prob = metrics.probability(loss)
     per_item = prob.reshape(len(prob), -1).mean(axis=1)
-    result = entry(float(per_item.mean()), prob=prob, avg_loss=loss, question=items.questions())
-    return _with_interval(per_item, result)
+    return averaged(per_item, prob=prob, avg_loss=loss, question=items.questions())
 
 
 def _normalised(right: Entry, wrong: Entry, items: _Set) -> Entry:
     prob = metrics.normalised_probability(
         np.array(column(right, "avg_loss")), np.array(column(wrong, "avg_loss"))
     )
-    result = entry(float(prob.mean()), prob=prob, question=items.questions())
-    return _with_interval(prob, result)
+    return averaged(prob, prob=prob, question=items.questions())
 
 
 def _truth_ratio(
@@ -265,19 +264,19 @@ def _truth_ratio(
 
 
 def _rouge(items: _Set, max_new_tokens: int) -> Entry:
-    generations = continue_prompts(items.answers.subject, items.answers.encoded, max_new_tokens)
+    rows = items.answers
+    texts = continue_prompts(rows.subject, rows.encoded, max_new_tokens)
+    generations = [text.strip() for text in texts]
     references = [item.answer for item in items.items]
     scores = [metrics.rouge(*pair) for pair in zip(generations, references, strict=True)]
     columns = {name: [score[name] for score in scores] for name in scores[0]}
-    recall = np.array(columns["rougeL_recall"])
-    result = entry(
-        float(recall.mean()),
+    return averaged(
+        np.array(columns["rougeL_recall"]),
         **columns,
         input=items.questions(),
         ground_truth=references,
         generation=generations,
     )
-    return _with_interval(recall, result)
 
 
 def forget_quality_entry(

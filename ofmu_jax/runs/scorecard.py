@@ -48,6 +48,8 @@ def scorecard(
             f"log10 p = {quality['log10_p']:.3f}. The attainable p-values next to it are {below} "
             f"below and {above} above.",
         ]
+    if "privleak" in results:
+        lines += ["", f"privleak compares with an AUC of {results['privleak']['retain_auc']:.4g}."]
     lines += [
         "",
         "Intervals are percentile bootstraps over items: they say how the choice of items matters, "

@@ -8,7 +8,15 @@ import pytest
 
 from ofmu_jax.data import MuseData, Passage, QAItem
 from ofmu_jax.errors import InputError
-from ofmu_jax.evals import direction, membership_auc, muse, muse_metrics, rouge, run_suite
+from ofmu_jax.evals import (
+    direction,
+    generation,
+    membership_auc,
+    muse,
+    muse_metrics,
+    rouge,
+    run_suite,
+)
 from tests.evals import tiny
 from tests.models import reference
 
@@ -226,7 +234,7 @@ def test_answers_end_at_stop_words(params, corpus, monkeypatch):
             row[: len(values)] = values
         return rows
 
-    monkeypatch.setattr(muse, "generate", generate)
+    monkeypatch.setattr(generation, "generate", generate)
     entry = run(params, corpus, {"wanted": ["forget_knowmem_ROUGE"]})["forget_knowmem_ROUGE"]
     rows = entry["value_by_index"].values()
     assert [row["generation"] for row in rows] == ["", "Ada wrote", "Ada"]

@@ -12,8 +12,8 @@ from ofmu_jax.cli import main
 from ofmu_jax.models import apply_lora, forward, read_adapter
 from ofmu_jax.models.families import FAMILIES
 from ofmu_jax.runs.models import load_model
-from tests.runs.checkpoints import DATA, make_checkpoint
 from tests.command_line import refused
+from tests.runs.checkpoints import DATA, make_checkpoint
 
 SHORT = ["--epochs", "0.2", "--batch-size", "4"]
 

@@ -1,16 +1,24 @@
 """`ofmu evaluate` and `ofmu forget-quality` as a user meets them."""
 
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 from ofmu_jax.cli import main
-from ofmu_jax.evals import forget_quality
+from ofmu_jax.evals import forget_quality, truth_ratio
 from tests.command_line import item, refused, write
 from tests.runs.checkpoints import DATA, make_checkpoint
 
+DATA_DIR = pathlib.Path(
+    os.environ.get("OFMU_DATA_DIR", pathlib.Path(__file__).parents[2] / "../shared/data")
+)
 FAST = ["--metrics", "forget_quality,mia_min_k,privleak,exact_memorization"]
 
 
@@ -156,6 +164,48 @@ def test_forget_quality_of_two_files(capsys, evaluated, retained):
     # As of open-unlearning: scores by number and nothing else, in any order.
     assert main(["forget-quality", files[1], files[1]]) == 0
     assert "p = 1\n" in capsys.readouterr().out
+
+
+def test_the_published_logs_give_the_published_forget_quality(capsys, tmp_path):
+    """Of LLaMA-2-7b fine-tuned on all of TOFU and on retain90, first 300 items."""
+    logs = DATA_DIR / "tofu_published_logs/llama2_7b.npz"
+    if not logs.is_file():
+        pytest.skip(f"no {logs}")
+    losses = np.load(logs)
+    for model in ("full", "retain90"):
+        right = losses[f"{model}/eval_log_forget/avg_paraphrased_loss"]
+        wrong = losses[f"{model}/eval_log_forget/average_perturb_loss"]
+        rows = {str(i): {"score": x} for i, x in enumerate(truth_ratio(right, wrong).tolist())}
+        results = {"forget_truth_ratio": {"agg_value": 0.0, "value_by_index": rows}}
+        (tmp_path / f"{model}.json").write_text(json.dumps(results))
+    paths = [str(tmp_path / f"{model}.json") for model in ("full", "retain90")]
+    assert main(["forget-quality", *paths]) == 0
+    printed = capsys.readouterr().out
+    assert "p = 1.834066e-21\n" in printed and "D                = 0.396667\n" in printed
+    assert "n                = 300\n" in printed
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on(tmp_path, checkpoint):
+    """kill -9 after some metrics; the rest is computed, what was done is not."""
+    base = [*DATA, "--model", str(checkpoint), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "ofmu_jax", "evaluate", *base]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = tmp_path / "out" / "metrics"
+    while len(list(done.glob("*.json"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out" / "TOFU_EVAL.json").exists()
+    before = modified(tmp_path / "out")
+    assert evaluate(*base, "--resume") == 0
+    after = modified(tmp_path / "out")
+    assert len(after) > len(before) >= 3
+    assert {name: after[name] for name in before} == before
+    whole = tmp_path / "whole"
+    assert evaluate(*base[:-1], whole) == 0
+    assert read(whole) == read(tmp_path / "out")
 
 
 def test_files_of_other_items_are_refused(capsys, tmp_path, evaluated, retained, checkpoint):
