@@ -16,9 +16,11 @@ test-all: $(READY)
 
 # With torch, transformers and peft, which the tests of these files compare with where they are.
 peer: $(READY)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test,peer]'
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test,peer,hub]'
 	$(VENV)/bin/python -m pytest -n 2 tests/models tests/data/test_chat.py \
-		tests/data/test_tokenizer.py tests/evals/test_generation.py tests/runs/test_checkpoints.py
+		tests/data/test_tokenizer.py tests/data/test_records.py tests/evals/test_generation.py \
+		tests/evals/test_transformers_evaluation.py tests/evals/test_multiple_choice.py \
+		tests/runs/test_checkpoints.py
 
 lint: $(READY)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'

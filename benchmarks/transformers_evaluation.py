@@ -22,6 +22,8 @@ class Peer:
         self.tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model = model.eval()
+        eos = model.generation_config.eos_token_id
+        self.eos = eos[0] if isinstance(eos, list) else eos
         self.batch_size, self.new_tokens = batch_size, new_tokens
         self.scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
         self.sets = {
@@ -36,7 +38,7 @@ class Peer:
         prompt = DEFAULT_TEMPLATE.format(question=question)
         start = self.tokenizer(prompt)["input_ids"]
         rest = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        rest = [*rest, self.model.generation_config.eos_token_id]
+        rest = [*rest, self.eos]
         return start, rest
 
     def batches(self, pairs):
@@ -100,18 +102,17 @@ class Peer:
     @torch.no_grad()
     def generate(self, questions):
         texts = []
-        eos = self.model.generation_config.eos_token_id
         for first in range(0, len(questions), self.batch_size):
             part = [self.encode(q, "")[0] for q in questions[first : first + self.batch_size]]
             width = max(map(len, part))
-            tokens = torch.tensor([[eos] * (width - len(p)) + p for p in part])
+            tokens = torch.tensor([[self.eos] * (width - len(p)) + p for p in part])
             mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part])
             output = self.model.generate(
                 tokens,
                 attention_mask=mask,
                 max_new_tokens=self.new_tokens,
                 do_sample=False,
-                pad_token_id=eos,
+                pad_token_id=self.eos,
             )
             texts += self.tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
         return [text.strip() for text in texts]

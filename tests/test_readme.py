@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from experiments import tables
 from ofmu_jax.runs import report
 
@@ -37,6 +39,6 @@ def test_the_tables_are_those_of_the_committed_results():
         assert report.table(models) in README, folder
 
 
-def test_the_tables_of_the_model_page_are_those_of_the_committed_results():
-    page = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.render(page) == page
+@pytest.mark.parametrize("page", tables.PAGES)
+def test_the_tables_of_a_page_are_those_of_the_committed_results(page):
+    assert tables.render(page) == (tables.ROOT / page).read_text(encoding="utf-8")

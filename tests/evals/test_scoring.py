@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from ofmu_jax.data import encode_qa
+from ofmu_jax.data import Encoded, encode_qa
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import answer_losses, evaluate_tofu, score_tokens, summary
 from ofmu_jax.evals.batching import length_batches
 from ofmu_jax.evals.scoring import ScoredRows, check_finite
 from tests.evals import tiny
+from tests.models import reference
 
 PAIRS = [
     ("Who?", "no one wrote novels"),
@@ -46,6 +47,20 @@ def test_token_statistics_equal_numpy(params):
         np.testing.assert_allclose(scores.mean[index, kept], mean, rtol=1e-9)
         np.testing.assert_allclose(scores.variance[index, kept], variance, rtol=1e-8)
     np.testing.assert_allclose(scores.loss, [tiny.loss(params, *p) for p in PAIRS], rtol=1e-9)
+
+
+def test_tokens_that_the_model_says_itself_are_right(params):
+    """A greedy continuation, in which one token is replaced midway."""
+    tokens = tiny.prompt("Who?")
+    start = len(tokens)
+    for step in range(9):
+        best = int(reference.logits(tiny.CONFIG, params, tokens)[-1].argmax())
+        tokens.append(best if step != 4 else (best + 1) % tiny.CONFIG.vocab_size)
+    scored = np.arange(len(tokens)) >= start
+    lengths = np.array([len(tokens)], np.int32)
+    rows = Encoded(np.array([tokens], np.int32), scored[None], lengths, np.array([start]))
+    scores = score_tokens(tiny.subject(params), rows)
+    assert scores.correct[0, start:].tolist() == [step != 4 for step in range(9)]
 
 
 @pytest.mark.parametrize("length", [None, 60, 80])  # 80: beyond what the model takes
@@ -122,6 +137,11 @@ def test_a_mesh_changes_no_result(params, data, mesh):
     assert values.pop("forget_quality") is None
     for name, value in values.items():
         assert summary(on_all)[name] == pytest.approx(value, rel=1e-9), name
+    scores = [
+        [row["score"] for row in results["mia_gradnorm"]["forget"]["value_by_index"].values()]
+        for results in (on_one, on_all)
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-9)
     texts = [
         [row["generation"] for row in results["forget_Q_A_ROUGE"]["value_by_index"].values()]
         for results in (on_one, on_all)

@@ -75,6 +75,12 @@ def test_only_what_a_change_touches_is_computed_anew(metrics, model, recomputed)
     assert results == run_suite(metrics, model)[0]
 
 
+def test_items_of_compared_sets_are_counted():
+    rows = {"value_by_index": {"0": {}, "1": {}}}
+    metrics = {"m": Metric(lambda done: {"agg_value": 0.5, "forget": rows, "holdout": rows})}
+    assert run_suite(metrics, "model")[1]["m"].items == 4
+
+
 def test_progress_is_reported():
     seen = []
     run_suite(suite(), "model", report=lambda name, cost: seen.append((name, cost.items)))
@@ -104,8 +110,9 @@ def test_order_and_type_of_numbers_count():
         params_digest({"w": x.astype(jax.numpy.bfloat16)}),
         params_digest({"w": x, "v": x}),
         params_digest({"w": x.reshape(2, 3).T.copy()}),
+        params_digest({"w": x.reshape(2, 3)[::-1].copy()}),
     }
-    assert len(digests) == 8
+    assert len(digests) == 9
 
 
 def test_a_digest_does_not_depend_on_the_mesh(params):

@@ -114,6 +114,27 @@ def test_the_other_mean_of_wrong_answers(params, data, results):
     assert score > results["retain_Truth_Ratio"]["value_by_index"]["1"]["score"]
 
 
+def test_an_item_whose_truth_is_the_less_likely_counts_nothing(params, data):
+    """In model utility too, a truth ratio above 1 is as bad as 1, and no worse."""
+    first, second = data.retain_eval
+    swapped = dataclasses.replace(
+        second,
+        paraphrased_answer=second.perturbed_answer[0],
+        perturbed_answer=(second.paraphrased_answer,) * 3,
+    )
+    results = run(params, dataclasses.replace(data, retain_eval=(first, swapped)))
+    ratios = [row["score"] for row in results["retain_Truth_Ratio"]["value_by_index"].values()]
+    assert ratios[0] < 1 < ratios[1]
+    assert results["retain_Truth_Ratio"]["agg_value"] == pytest.approx((1 - ratios[0]) / 2)
+    names = [
+        *(f"retain_{name}" for name in ("Q_A_Prob", "Q_A_ROUGE", "Truth_Ratio")),
+        *(f"ra_{name}" for name in ("Q_A_Prob_normalised", "Q_A_ROUGE", "Truth_Ratio")),
+        *(f"wf_{name}" for name in ("Q_A_Prob_normalised", "Q_A_ROUGE", "Truth_Ratio")),
+    ]
+    terms = np.array([results[name]["agg_value"] for name in names])
+    assert results["model_utility"]["agg_value"] == pytest.approx(9 / np.sum(1 / terms))
+
+
 def test_results_have_the_published_names_and_survive_json(results):
     assert set(results) == {
         *(f"forget_Q_A_{name}" for name in ("Prob", "PARA_Prob", "PERT_Prob", "ROUGE")),
@@ -199,6 +220,12 @@ def test_retain_results_of_other_items_are_refused(params, data, results):
     def refused(retain, message):
         with pytest.raises(InputError, match=message):
             run(params, data, {"retain_results": retain})
+
+    # The order in a file is not what numbers the items.
+    other = copy.deepcopy(results)
+    rows = other["forget_truth_ratio"]["value_by_index"]
+    other["forget_truth_ratio"]["value_by_index"] = dict(reversed(rows.items()))
+    run(params, data, {"retain_results": other, "wanted": ["forget_quality"]})
 
     missing = copy.deepcopy(results)
     del missing["forget_truth_ratio"]["value_by_index"]["1"]

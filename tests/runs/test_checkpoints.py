@@ -174,7 +174,7 @@ def test_bad_models_and_sets_are_one_line(capsys, checkpoint, tmp_path):
         (["unlearn", *DATA, "--model", short], "expected at most 40"),
         (["unlearn", *DATA, "--model", broken], "truncated or damaged"),
         (["unlearn", *DATA, "--model", wide], "vocab_size"),
-        (["unlearn", "chat", "--model", checkpoint], "to train on"),
+        (["unlearn", "chat", "--model", checkpoint], "has no forget set"),
         (["train", "chat", "--model", checkpoint], "--data-file"),
         (["train", "text", "--data-file", "/nowhere", "--model", checkpoint], "/nowhere"),
         (["train", *DATA, "--accumulate", "0"], "accumulate"),

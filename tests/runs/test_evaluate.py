@@ -111,9 +111,13 @@ def test_a_rerun_computes_only_what_no_longer_holds(checkpoint, other, retained,
     assert {name for name in again if final[name] != again[name]} == {"forget_quality", "privleak"}
     assert json.loads((out / "config.json").read_text())["config"]["retain_results"]
 
+    assert evaluate(*base, "--resume", "--data-seed", "1") == 0
+    elsewhere = modified(out)
+    assert all(elsewhere[name] != final[name] for name in final)
+
     base[base.index(checkpoint)] = other
     assert evaluate(*base, "--resume") == 0
-    assert all(modified(out)[name] != final[name] for name in final)
+    assert all(modified(out)[name] != elsewhere[name] for name in elsewhere)
     assert read(out)["forget_Q_A_PARA_Prob"] != first["forget_Q_A_PARA_Prob"]
 
 
@@ -153,7 +157,7 @@ def test_line_breaks_of_a_template_may_be_spelled_out(checkpoint, tmp_path):
     assert results[0] == results[1] != results[2]
 
 
-def test_forget_quality_of_two_files(capsys, evaluated, retained):
+def test_forget_quality_of_two_files(capsys, tmp_path, evaluated, retained):
     files = [str(run / "TOFU_EVAL.json") for run in (evaluated, retained)]
     assert main(["forget-quality", *files]) == 0
     printed = capsys.readouterr().out
@@ -162,7 +166,12 @@ def test_forget_quality_of_two_files(capsys, evaluated, retained):
     assert f"D                = {quality['D']:.6f}\n" in printed
     assert f"{quality['neighbours'][0]:.6g} below" in printed
     # As of open-unlearning: scores by number and nothing else, in any order.
-    assert main(["forget-quality", files[1], files[1]]) == 0
+    theirs = read(retained)
+    rows = theirs["forget_truth_ratio"]["value_by_index"]
+    rows = {index: {"score": rows[index]["score"]} for index in sorted(rows, reverse=True)}
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps({"forget_truth_ratio": {"value_by_index": rows, "agg_value": 0}}))
+    assert main(["forget-quality", files[1], str(path)]) == 0
     assert "p = 1\n" in capsys.readouterr().out
 
 
