@@ -1,5 +1,6 @@
 """Losses to learn and to unlearn with."""
 
+from ofmu_jax.losses.distillation import kl_divergence, undial, with_reference_logits
 from ofmu_jax.losses.language import (
     ApplyFn,
     Batch,
@@ -9,13 +10,20 @@ from ofmu_jax.losses.language import (
     sequence_log_prob,
     token_log_probs,
 )
+from ofmu_jax.losses.unlearning import counterfactual_cross_entropy, simnpo, weighted_ascent
 
 __all__ = [
     "ApplyFn",
     "Batch",
     "average_loss_per_item",
+    "counterfactual_cross_entropy",
     "cross_entropy",
+    "kl_divergence",
     "npo",
     "sequence_log_prob",
+    "simnpo",
     "token_log_probs",
+    "undial",
+    "weighted_ascent",
+    "with_reference_logits",
 ]

@@ -4,13 +4,19 @@ import difflib
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.methods.base import BatchLoss, Method
+from ofmu_jax.methods.ceu import Ceu
 from ofmu_jax.methods.grad_ascent import GradAscent
 from ofmu_jax.methods.grad_diff import GradDiff
 from ofmu_jax.methods.npo import Npo
 from ofmu_jax.methods.ofmu import Ofmu
+from ofmu_jax.methods.satimp import SatImp
 from ofmu_jax.methods.scalarised import weighted_sum
+from ofmu_jax.methods.simnpo import SimNpo
+from ofmu_jax.methods.undial import Undial
+from ofmu_jax.methods.wga import Wga
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (Ofmu, GradAscent, GradDiff, Npo)}
+_ALL = (Ofmu, GradAscent, GradDiff, Npo, SimNpo, Undial, Wga, SatImp, Ceu)
+METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 
 def get_method(name: str) -> type[Method]:
@@ -29,11 +35,16 @@ def get_method(name: str) -> type[Method]:
 __all__ = [
     "METHODS",
     "BatchLoss",
+    "Ceu",
     "GradAscent",
     "GradDiff",
     "Method",
     "Npo",
     "Ofmu",
+    "SatImp",
+    "SimNpo",
+    "Undial",
+    "Wga",
     "get_method",
     "weighted_sum",
 ]

@@ -36,6 +36,8 @@ class Method(abc.ABC):
     name: ClassVar[str]
     needs_reference: ClassVar[bool] = False
     """Whether forget batches must hold `reference_log_prob` (B,), from the original model."""
+    needs_reference_logits: ClassVar[bool] = False
+    """Whether both batches must hold `reference_logits` (B, S, V), from the original model."""
 
     def __post_init__(self) -> None:
         self.require("learning_rate", self.learning_rate > 0, "a number > 0")

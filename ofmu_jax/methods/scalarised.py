@@ -1,32 +1,38 @@
-"""Linear scalarisation: one descent step on a weighted sum of forget and retain losses."""
+"""One descent step along a combination of the forget and the retain gradient."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax.experimental import aggregating
 
-from ofmu_jax import bilevel
+from ofmu_jax import aggregators, bilevel
 
 
-class ScalarisedState(NamedTuple):
-    """State of `weighted_sum`: that of the optimiser, and the last step's diagnostics."""
+class AggregatedState(NamedTuple):
+    """State of `aggregated`: those of its parts, and the last step's diagnostics."""
 
+    aggregator_state: optax.OptState
     opt_state: optax.OptState
     diagnostics: bilevel.Diagnostics
 
 
-def weighted_sum(
-    optimizer: optax.GradientTransformation, forget_weight: float, retain_weight: float
+def aggregated(
+    optimizer: optax.GradientTransformation,
+    aggregator: aggregating.Aggregator,
+    forget_weight: float,
+    retain_weight: float,
 ) -> optax.GradientTransformationExtraArgs:
-    """Feeds `forget_weight grad L_f + retain_weight grad L_r` to an optax optimiser.
+    """Feeds the aggregate of `retain_weight grad L_r` and `forget_weight grad L_f` to an optimiser.
 
     The two gradients are taken apart, which costs what the gradient of the sum costs, as the
     batches are two, and shows their norms and their cosine. An objective of weight 0 is not
-    evaluated; its diagnostics are NaN.
+    evaluated; its gradient is 0 to the aggregator, and its diagnostics are NaN.
 
     Args:
-      optimizer: any optax transformation.
+      optimizer: any optax transformation; one that asks for `forget_fn` or `retain_fn` gets them.
+      aggregator: any Aggregator over a leading objective axis, (retain, forget).
       forget_weight: weight of the forget loss, which is minimised.
       retain_weight: weight of the retain loss.
 
@@ -36,28 +42,42 @@ def weighted_sum(
     weights = {"forget_fn": forget_weight, "retain_fn": retain_weight}
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def init(params: bilevel.Params) -> ScalarisedState:
-        return ScalarisedState(optimizer.init(params), _diagnostics({}))
+    def init(params: bilevel.Params) -> AggregatedState:
+        return AggregatedState(aggregator.init(params), optimizer.init(params), _diagnostics({}))
 
     def update(
         updates: bilevel.Params | None,
-        state: ScalarisedState,
+        state: AggregatedState,
         params: bilevel.Params | None = None,
         **losses: Any,
-    ) -> tuple[bilevel.Params, ScalarisedState]:
+    ) -> tuple[bilevel.Params, AggregatedState]:
         evaluated = {
             name: jax.value_and_grad(losses[name])(params)
             for name, weight in weights.items()
             if weight
         }
-        terms = [optax.tree.scale(weights[name], grad) for name, (_, grad) in evaluated.items()]
+        weighted = [
+            optax.tree.scale(weights[name], evaluated[name][1])
+            if name in evaluated
+            else optax.tree.zeros_like(params)
+            for name in ("retain_fn", "forget_fn")
+        ]
+        gradient, aggregator_state = aggregator.update(
+            jax.tree.map(lambda *gs: jnp.stack(gs), *weighted), state.aggregator_state, params
+        )
         if updates is not None:
-            terms.append(updates)
-        gradient = jax.tree.map(lambda *xs: sum(xs[1:], xs[0]), *terms)
+            gradient = optax.tree.add(gradient, updates)
         step, opt_state = optimizer.update(gradient, state.opt_state, params, **losses)
-        return step, ScalarisedState(opt_state, _diagnostics(evaluated))
+        return step, AggregatedState(aggregator_state, opt_state, _diagnostics(evaluated))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def weighted_sum(
+    optimizer: optax.GradientTransformation, forget_weight: float, retain_weight: float
+) -> optax.GradientTransformationExtraArgs:
+    """Linear scalarisation: `aggregated` with the sum as its aggregator."""
+    return aggregated(optimizer, aggregators.weighted_sum(), forget_weight, retain_weight)
 
 
 def _diagnostics(evaluated: dict[str, Any]) -> bilevel.Diagnostics:

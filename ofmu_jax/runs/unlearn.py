@@ -12,7 +12,7 @@ import optax
 
 from ofmu_jax.data import MuseData, UnlearningData, paired_indices, take
 from ofmu_jax.errors import InputError
-from ofmu_jax.losses import language
+from ofmu_jax.losses import language, with_reference_logits
 from ofmu_jax.methods import Method
 from ofmu_jax.models import Lora, forward
 from ofmu_jax.models.lora import target_paths
@@ -99,11 +99,18 @@ def unlearn_model(
     forget_loss, retain_loss = method.losses(apply_fn)
 
     target = trainable(model.params, lora, loop.seed)
+    original = model.params if method.needs_reference_logits else None
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(
-        state: TrainState, frozen: Any, forget_batch: Any, retain_batch: Any
+        state: TrainState, frozen: Any, original: Any, forget_batch: Any, retain_batch: Any
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        if method.needs_reference_logits:
+            # Once per step, however often the update rule evaluates the losses.
+            forget_batch, retain_batch = (
+                with_reference_logits(apply_fn, original, rows)
+                for rows in (forget_batch, retain_batch)
+            )
         updates, opt_state = tx.update(
             None,
             state.opt_state,
@@ -121,7 +128,7 @@ def unlearn_model(
     result = run_loop(
         step,
         TrainState(target.params, tx.init(target.params)),
-        lambda k: (target.frozen, *batch(k)),
+        lambda k: (target.frozen, original, *batch(k)),
         steps,
         loop,
         folder,

@@ -1,10 +1,20 @@
 """Unlearning in memory, and the checks on its batches."""
 
+import functools
+
 import numpy as np
 import pytest
 
+from ofmu_jax.cli import main
+from ofmu_jax.data import encode_qa, make_authors
 from ofmu_jax.errors import InputError
+from ofmu_jax.losses import with_reference_logits
+from ofmu_jax.methods import get_method
+from ofmu_jax.models import forward
+from ofmu_jax.runs.folder import read_metrics
+from ofmu_jax.runs.models import load_model
 from ofmu_jax.runs.unlearn import check_batches
+from tests.runs.checkpoints import DATA, make_checkpoint
 
 
 def batch(**changes):
@@ -28,3 +38,28 @@ def test_batches_that_do_not_match_are_refused(forget, retain, message):
     forget = {k: np.zeros((2, 8), np.int32) if isinstance(v, int) else v for k, v in forget.items()}
     with pytest.raises(InputError, match=message):
         check_batches(forget, retain)
+
+
+@pytest.mark.parametrize("options", [[], ["--lora-rank", "2"]], ids=["all", "adapters"])
+@pytest.mark.parametrize("name", ["undial", "simnpo"])
+def test_methods_with_and_without_a_reference_model(tmp_path, name, options):
+    folder, out = make_checkpoint(tmp_path / "hf"), tmp_path / "out"
+    base = [*DATA, "--model", str(folder), "--method", name, "--epochs", "6"]
+    rates = ["--batch-size", "10", "--learning-rate", "1e-2", "--alpha", "1.0"]
+    assert main(["unlearn", *base, *rates, *options, "--out", str(out)]) == 0
+    records = read_metrics(out)
+    assert len(records) == 6 and records[-1]["retain_loss"] < records[0]["retain_loss"]
+
+    # A batch holds all ten forget items, and the first one meets the model as it was.
+    model = load_model(folder)
+    items = make_authors(seed=0, authors=4, forget_authors=1).forget
+    rows = encode_qa(model.tokenizer, items)
+    batch = {"tokens": rows.tokens, "scored": rows.scored}
+    apply_fn = functools.partial(forward, model.config)
+    if name == "undial":
+        batch = with_reference_logits(apply_fn, model.params, batch)
+    loss, _ = get_method(name)().losses(apply_fn)
+    assert records[0]["forget_loss"] == pytest.approx(float(loss(model.params, batch)), rel=1e-4)
+    # Later ones meet a model that has moved, and the reference that has not.
+    if name == "undial":
+        assert records[-1]["forget_loss"] > records[0]["forget_loss"]
