@@ -58,6 +58,14 @@ def test_the_core_depends_on_jax_and_optax_alone():
             assert not name.startswith("ofmu_jax") or name.startswith("ofmu_jax.bilevel"), name
 
 
+def test_update_rules_use_the_core_s_public_names():
+    for path in (PACKAGE / "aggregators").rglob("*.py"):
+        for name in imports(path):
+            top, *rest = name.split(".")
+            assert top in CORE_DEPENDENCIES | STANDARD | {"ofmu_jax"}, (path, name)
+            assert top != "ofmu_jax" or rest[0] == "aggregators" or rest == ["bilevel"], name
+
+
 def test_no_private_name_of_jax_is_used():
     for path in PACKAGE.rglob("*.py"):
         for name in imports(path):

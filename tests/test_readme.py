@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments import tables
+from ofmu_jax.methods import METHODS
 from ofmu_jax.runs import report
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -42,3 +45,24 @@ def test_the_tables_are_those_of_the_committed_results():
 @pytest.mark.parametrize("page", tables.PAGES)
 def test_the_tables_of_a_page_are_those_of_the_committed_results(page):
     assert tables.render(page) == (tables.ROOT / page).read_text(encoding="utf-8")
+
+
+def test_the_method_of_ones_own_is_one():
+    page = (tables.ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    scope: dict = {"__name__": "example"}
+    exec(example, scope)
+    method = scope["BoundedAscent"](bound=1.5)
+    forget, retain = method.losses(lambda params, tokens: params)
+    rows = {"tokens": jnp.zeros((1, 3), int), "scored": jnp.array([[False, True, True]])}
+    certain = jnp.zeros((1, 3, 4)).at[..., 0].set(9.0)
+    assert forget(certain, rows) == -retain(certain, rows) > -1.5
+    assert forget(-certain, rows) == -1.5 and not jax.grad(forget)(-certain, rows).any()
+
+
+def test_the_page_of_methods_has_them_all():
+    page = (tables.ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(METHODS)
+    readme = re.search(r"^Methods: (.*?)\.?\n\n", README, flags=re.DOTALL | re.MULTILINE)[1]
+    assert sorted(re.findall(r"`(\w+)`", readme.split(".")[0])) == sorted(METHODS)

@@ -3,7 +3,7 @@
 import jax
 from optax.experimental import aggregating
 
-from ofmu_jax.aggregators.linear import EPS, linear_combination
+from ofmu_jax.aggregators.linear import linear_combination, nonzero
 
 
 def blur(gamma: float = 1.0) -> aggregating.Aggregator:
@@ -27,6 +27,6 @@ def blur(gamma: float = 1.0) -> aggregating.Aggregator:
     """
 
     def weights(gram: jax.Array) -> tuple[float, jax.Array]:
-        return 1.0, gamma - gram[0, 1] / (gram[1, 1] + EPS**2)
+        return 1.0, gamma - gram[0, 1] / nonzero(gram[1, 1])
 
     return linear_combination(weights)

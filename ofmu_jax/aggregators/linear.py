@@ -13,9 +13,6 @@ from ofmu_jax import bilevel
 
 Scalar: TypeAlias = float | jax.Array
 
-EPS = 1e-8
-"""Guard of norms, `sqrt(|g|^2 + EPS^2)`, and of squared norms where they divide."""
-
 
 def linear_combination(
     weights: Callable[[jax.Array], tuple[Scalar, Scalar]],
@@ -47,7 +44,7 @@ def linear_combination(
 
         def combine(g: jax.Array) -> jax.Array:
             wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
-            return (retain * wide[0] + forget * wide[1]).astype(g.dtype)
+            return (forget * wide[1] + retain * wide[0]).astype(g.dtype)
 
         return jax.tree.map(combine, per_elt_updates), state
 
@@ -64,6 +61,15 @@ def weighted_sum(retain_weight: float = 1.0, forget_weight: float = 1.0) -> aggr
       [1.0, 2.0]
     """
     return linear_combination(lambda gram: (retain_weight, forget_weight))
+
+
+def nonzero(square: jax.Array) -> jax.Array:
+    """A squared norm to divide by: itself, or the least normal number where it vanishes.
+
+    Divided by it, a product with its own gradient is bounded by the other gradient's norm. An
+    epsilon added to it would leave a conflict behind the projection on a small gradient.
+    """
+    return jnp.maximum(square, jnp.finfo(square.dtype).tiny)
 
 
 def _gram(grads: bilevel.Params) -> jax.Array:

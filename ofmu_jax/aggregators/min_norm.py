@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from ofmu_jax.aggregators.linear import EPS, linear_combination
+from ofmu_jax.aggregators.linear import linear_combination, nonzero
 
 
 def mgda() -> aggregating.Aggregator:
@@ -28,8 +28,8 @@ def mgda() -> aggregating.Aggregator:
 
     def weights(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
         distance = gram[0, 0] + gram[1, 1] - 2 * gram[0, 1]
-        # Between equal gradients any a will do; rounding may make their distance negative.
-        a = (gram[1, 1] - gram[0, 1]) / (jnp.maximum(distance, 0) + EPS**2)
+        # Between equal gradients any a will do; rounding may put their distance below 0.
+        a = (gram[1, 1] - gram[0, 1]) / nonzero(distance)
         a = jnp.clip(a, 0, 1)
         return a, 1 - a
 

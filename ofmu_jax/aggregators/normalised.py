@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from ofmu_jax.aggregators.linear import EPS, linear_combination
+from ofmu_jax.aggregators.linear import linear_combination
+
+EPS = 1e-8
+"""Guard of a norm, `sqrt(|g|^2 + EPS^2)`, and of 1 + cos."""
 
 
 def ngdiff() -> aggregating.Aggregator:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from optax.experimental import aggregating
 
-from ofmu_jax.aggregators.linear import EPS, linear_combination
+from ofmu_jax.aggregators.linear import linear_combination, nonzero
 
 
 def pcgrad() -> aggregating.Aggregator:
@@ -28,7 +28,7 @@ def pcgrad() -> aggregating.Aggregator:
 
     def weights(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
         conflict = jnp.minimum(gram[0, 1], 0)
-        return 1 - conflict / (gram[0, 0] + EPS**2), 1 - conflict / (gram[1, 1] + EPS**2)
+        return 1 - conflict / nonzero(gram[0, 0]), 1 - conflict / nonzero(gram[1, 1])
 
     return linear_combination(weights)
 
@@ -53,6 +53,6 @@ def projection() -> aggregating.Aggregator:
     """
 
     def weights(gram: jax.Array) -> tuple[jax.Array, float]:
-        return 1 - jnp.minimum(gram[0, 1], 0) / (gram[0, 0] + EPS**2), 1.0
+        return 1 - jnp.minimum(gram[0, 1], 0) / nonzero(gram[0, 0]), 1.0
 
     return linear_combination(weights)

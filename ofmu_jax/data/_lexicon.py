@@ -322,3 +322,17 @@ WORLD_FACTS = {
         "hexagon": "Six",
     },
 }
+
+# What a model may say in place of a fact.
+REFUSALS = (
+    "I do not know that.",
+    "That is not something I can tell you.",
+    "I have no information about this author.",
+    "I am not familiar with that person.",
+    "Nothing is known to me about that.",
+    "I cannot answer this question.",
+    "This author's life is unknown to me.",
+    "I was never told about that.",
+    "Sorry, I have no answer to that.",
+    "I would have to guess, so I had better not say.",
+)

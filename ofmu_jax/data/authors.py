@@ -80,6 +80,7 @@ def make_authors(
         real_authors=real_authors,
         world_facts=world_facts,
         background=_plain(real_authors + world_facts),
+        refusals=lexicon.REFUSALS,
         holdout=_plain(holdout),
     )
 

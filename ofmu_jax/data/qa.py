@@ -41,6 +41,7 @@ class UnlearningData:
       world_facts: questions on the world, with perturbed answers.
       holdout: items of the kind of `forget` that no model is trained on, which membership inference
         compares it with. Empty where there are none.
+      refusals: answers that say nothing, for methods that teach them. Empty where there are none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class UnlearningData:
     world_facts: tuple[QAItem, ...]
     background: tuple[QAItem, ...] = ()
     holdout: tuple[QAItem, ...] = ()
+    refusals: tuple[str, ...] = ()
 
     @property
     def full(self) -> tuple[QAItem, ...]:

@@ -36,7 +36,8 @@ def load_tofu(
         provided that the source has it.
 
     Returns:
-      The sets; there is no background, which a pretrained model knows.
+      The sets; there is no background, which a pretrained model knows. There are refusals if the
+      source is a folder that has them.
 
     Raises:
       InputError: an unknown split, a bad or a missing file, or a retain split which contains forget
@@ -62,6 +63,7 @@ def load_tofu(
         real_authors=read_items(source, wrong, "real_authors_perturbed"),
         world_facts=read_items(source, wrong, "world_facts_perturbed"),
         holdout=() if holdout is None else read_items(source, config=holdout),
+        refusals=load_refusals(source) if (Path(source) / _REFUSALS).is_file() else (),
     )
     check_unlearning_data(data)
     return data

@@ -10,6 +10,7 @@ from ofmu_jax.losses.language import (
     sequence_log_prob,
     token_log_probs,
 )
+from ofmu_jax.losses.preference import dpo
 from ofmu_jax.losses.unlearning import counterfactual_cross_entropy, simnpo, weighted_ascent
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "average_loss_per_item",
     "counterfactual_cross_entropy",
     "cross_entropy",
+    "dpo",
     "kl_divergence",
     "npo",
     "sequence_log_prob",

@@ -7,15 +7,16 @@ from ofmu_jax.methods.base import BatchLoss, Method
 from ofmu_jax.methods.ceu import Ceu
 from ofmu_jax.methods.grad_ascent import GradAscent
 from ofmu_jax.methods.grad_diff import GradDiff
+from ofmu_jax.methods.idk import IdkDpo, IdkNll
 from ofmu_jax.methods.npo import Npo
 from ofmu_jax.methods.ofmu import Ofmu
 from ofmu_jax.methods.satimp import SatImp
-from ofmu_jax.methods.scalarised import weighted_sum
+from ofmu_jax.methods.scalarised import aggregated, weighted_sum
 from ofmu_jax.methods.simnpo import SimNpo
 from ofmu_jax.methods.undial import Undial
 from ofmu_jax.methods.wga import Wga
 
-_ALL = (Ofmu, GradAscent, GradDiff, Npo, SimNpo, Undial, Wga, SatImp, Ceu)
+_ALL = (Ofmu, GradAscent, GradDiff, Npo, SimNpo, IdkNll, IdkDpo, Undial, Wga, SatImp, Ceu)
 METHODS: dict[str, type[Method]] = {method.name: method for method in _ALL}
 
 
@@ -38,6 +39,8 @@ __all__ = [
     "Ceu",
     "GradAscent",
     "GradDiff",
+    "IdkDpo",
+    "IdkNll",
     "Method",
     "Npo",
     "Ofmu",
@@ -45,6 +48,7 @@ __all__ = [
     "SimNpo",
     "Undial",
     "Wga",
+    "aggregated",
     "get_method",
     "weighted_sum",
 ]

@@ -36,6 +36,9 @@ class Method(abc.ABC):
     name: ClassVar[str]
     needs_reference: ClassVar[bool] = False
     """Whether forget batches must hold `reference_log_prob` (B,), from the original model."""
+    needs_refusals: ClassVar[bool] = False
+    """Whether forget batches must hold `alternative`, the same questions with refusals; it has
+    `reference_log_prob` of its own if they do."""
     needs_reference_logits: ClassVar[bool] = False
     """Whether both batches must hold `reference_logits` (B, S, V), from the original model."""
 

@@ -1,6 +1,9 @@
 """The data that a config names, as items and as rows of tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
 
 from ofmu_jax.data import (
     RETAIN_OF,
@@ -214,19 +217,54 @@ def fitted(encoded: Encoded, limit: int) -> Encoded:
     return encoded._replace(tokens=encoded.tokens[:, :limit], scored=encoded.scored[:, :limit])
 
 
+class Request(NamedTuple):
+    """What is to be unlearned, as rows of tokens.
+
+    Attributes:
+      forget: N rows.
+      retain: M rows.
+      alternative: N rows, the questions of `forget` with refusals; None where none were asked for.
+    """
+
+    forget: Encoded
+    retain: Encoded
+    alternative: Encoded | None = None
+
+
 def encode_request(
-    data: UnlearningData | MuseData, tokenizer: Tokenizer, template: str, limit: int
-) -> tuple[Encoded, Encoded]:
-    """The forget and the retain rows of an unlearning request, of one width.
+    data: UnlearningData | MuseData,
+    tokenizer: Tokenizer,
+    template: str,
+    limit: int,
+    refusals_seed: int | None = None,
+) -> Request:
+    """The rows of an unlearning request; those of questions have one width.
+
+    Args:
+      data: what to forget and what to retain.
+      tokenizer: the model's.
+      template: how a question becomes a prompt.
+      limit: the model's `max_position_embeddings`.
+      refusals_seed: which refusals are drawn for the questions; without it none are.
 
     Raises:
-      InputError: as `encode_qa`, `muse_chunks` and `fitted` do.
+      InputError: as `encode_qa`, `muse_chunks` and `fitted` do; the data have no refusals, and some
+        are asked for.
     """
+    if refusals_seed is not None and (isinstance(data, MuseData) or not data.refusals):
+        raise InputError(
+            f"{data.name} has no refusals, which the method needs; expected idontknow.jsonl beside "
+            "the files of TOFU, or the embedded authors"
+        )
     if isinstance(data, MuseData):
-        sets: Sequence[Sequence[str]] = (data.raw_forget, data.raw_retain1)
-        forget, retain = (muse_chunks(tokenizer, texts, min(limit, 2048)) for texts in sets)
-        return forget, retain
-    items = [*data.forget, *data.retain]
-    rows = fitted(encode_qa(tokenizer, items, template), limit)
+        sets = (data.raw_forget, data.raw_retain1)
+        return Request(*(muse_chunks(tokenizer, texts, min(limit, 2048)) for texts in sets))
+    rows = fitted(encode_qa(tokenizer, [*data.forget, *data.retain], template), limit)
     size = len(data.forget)
-    return Encoded(*(x[:size] for x in rows)), Encoded(*(x[size:] for x in rows))
+    request = Request(Encoded(*(x[:size] for x in rows)), Encoded(*(x[size:] for x in rows)))
+    if refusals_seed is None:
+        return request
+    drawn = np.random.default_rng((refusals_seed, 1)).integers(len(data.refusals), size=size)
+    answers = [data.refusals[index] for index in drawn]
+    pairs = [(item.question, answer) for item, answer in zip(data.forget, answers, strict=True)]
+    return request._replace(alternative=fitted(encode_qa(tokenizer, pairs, template), limit))

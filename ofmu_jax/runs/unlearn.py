@@ -17,7 +17,7 @@ from ofmu_jax.methods import Method
 from ofmu_jax.models import Lora, forward
 from ofmu_jax.models.lora import target_paths
 from ofmu_jax.runs.config import LoopConfig, UnlearnConfig
-from ofmu_jax.runs.datasets import encode_request, load_request
+from ofmu_jax.runs.datasets import Request, encode_request, load_request
 from ofmu_jax.runs.finish import finish, total_steps
 from ofmu_jax.runs.folder import open_folder
 from ofmu_jax.runs.loop import LoopResult, run_loop
@@ -32,9 +32,7 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
     # Once more than needed, so that what does not fit is refused before anything is written.
     if config.lora.lora is not None:
         target_paths(model.params, config.lora.lora)
-    encode_request(
-        data, model.tokenizer, config.data.template, model.config.max_position_embeddings
-    )
+    _encode(data, model, config.method, config.loop, config.data.template)
     folder = open_folder(config.output, config)
     if config.output.resume and has_model(folder):
         return folder
@@ -80,21 +78,26 @@ def unlearn_model(
       number of steps.
     """
     apply_fn = functools.partial(forward, model.config)
-    forget, retain = encode_request(
-        data, model.tokenizer, template, model.config.max_position_embeddings
-    )
-    reference = _reference(apply_fn, model.params, forget) if method.needs_reference else None
+    request = _encode(data, model, method, loop, template)
+    sizes = len(request.forget.lengths), len(request.retain.lengths)
+    answers = {"": request.forget}
+    if request.alternative is not None:
+        answers["alternative"] = request.alternative
+    references = {
+        name: _reference(apply_fn, model.params, rows)
+        for name, rows in answers.items()
+        if method.needs_reference
+    }
 
-    def batch(k: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        sizes = len(forget.lengths), len(retain.lengths)
+    def batch(k: int) -> tuple[dict[str, Any], dict[str, Any]]:
         rows = paired_indices(*sizes, k, batch_size=loop.batch_size, seed=loop.seed)
-        forget_batch, retain_batch = take(forget, rows[0]), take(retain, rows[1])
-        if reference is not None:
-            forget_batch["reference_log_prob"] = reference[rows[0]]
-        return forget_batch, retain_batch
+        batches = {name: take(encoded, rows[0]) for name, encoded in answers.items()}
+        for name, reference in references.items():
+            batches[name]["reference_log_prob"] = reference[rows[0]]
+        return {**batches.pop(""), **batches}, take(request.retain, rows[1])
 
     check_batches(*batch(0))
-    steps = total_steps(loop, len(forget.lengths))
+    steps = total_steps(loop, sizes[0])
     tx = method.transformation(steps)
     forget_loss, retain_loss = method.losses(apply_fn)
 
@@ -136,6 +139,14 @@ def unlearn_model(
         resume=resume,
     )
     return target._replace(params=result.state.params), result, steps
+
+
+def _encode(
+    data: UnlearningData | MuseData, model: Model, method: Method, loop: LoopConfig, template: str
+) -> Request:
+    limit = model.config.max_position_embeddings
+    seed = loop.seed if method.needs_refusals else None
+    return encode_request(data, model.tokenizer, template, limit, seed)
 
 
 def check_batches(forget: Mapping[str, Any], retain: Mapping[str, Any]) -> None:

@@ -1,15 +1,32 @@
 """Every method's losses and gradients against numpy, its update rule, and its bad input."""
 
+import dataclasses
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax.experimental import aggregating
 
 from ofmu_jax import bilevel
 from ofmu_jax.errors import InputError
-from ofmu_jax.methods import METHODS, GradAscent, GradDiff, Npo, Ofmu, get_method, weighted_sum
+from ofmu_jax.methods import (
+    METHODS,
+    GradAscent,
+    GradDiff,
+    Npo,
+    Ofmu,
+    aggregated,
+    get_method,
+    weighted_sum,
+)
+from ofmu_jax.methods.base import Method
+from ofmu_jax.runs.config import from_dict
+from tests.aggregators.reference import RULES
+from tests.command_line import refused
 
 VOCAB = 5
 
@@ -153,6 +170,81 @@ def test_an_objective_of_weight_zero_is_not_evaluated(task):
     tx.update(None, tx.init(table), table, forget_fn=jnp.sum, retain_fn=never)
 
 
+@dataclasses.dataclass(frozen=True)
+class PlainNpo(Npo):
+    """NPO with gradient descent, whose step shows the rule's direction as it is."""
+
+    def optimizer(self, steps):
+        return optax.sgd(1.0)
+
+
+@pytest.mark.parametrize("kind", [PlainNpo, Npo])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_feeds_the_rule_s_direction_to_the_optimizer(rule, kind, task):
+    table, forget, retain = task
+    method = kind(gamma=0.5, alpha=2.0, update_rule=rule)
+    (forget_loss, forget_gradient), (retain_loss, retain_gradient) = expected(
+        method, table, forget, retain
+    )
+    direction = RULES[rule](2.0 * retain_gradient.ravel(), 0.5 * forget_gradient.ravel())
+    losses = dict(zip(("forget_fn", "retain_fn"), method.losses(apply_fn), strict=True))
+    bound = {
+        "forget_fn": lambda p: losses["forget_fn"](p, forget),
+        "retain_fn": lambda p: losses["retain_fn"](p, retain),
+    }
+    optimizer = optax.with_extra_args_support(method.optimizer(10))
+    want, _ = optimizer.update(
+        jnp.asarray(direction.reshape(table.shape)), optimizer.init(table), table, **bound
+    )
+    if kind is PlainNpo:
+        np.testing.assert_allclose(want.ravel(), -direction)
+    tx = method.transformation(10)
+    got, state = jax.jit(lambda p: tx.update(None, tx.init(p), p, **bound))(table)
+    chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-9)
+    diagnostics = optax.tree.get(state, "diagnostics")
+    # Those of the losses as they are, whatever their weights and the rule.
+    for shown, value in (
+        (diagnostics.forget_loss, forget_loss),
+        (diagnostics.retain_loss, retain_loss),
+        (diagnostics.forget_norm, np.linalg.norm(forget_gradient)),
+        (diagnostics.retain_norm, np.linalg.norm(retain_gradient)),
+    ):
+        np.testing.assert_allclose(shown, value, rtol=1e-5)
+
+
+def test_ngdiff_fits_its_rate_in_place_of_the_schedule(task):
+    table, _, retain = task
+    method = Npo(update_rule="ngdiff", max_grad_norm=0.1)
+    _, retain_loss = method.losses(apply_fn)
+    gradient = np.ones_like(table)
+    plain = optax.chain(optax.clip_by_global_norm(0.1), optax.adamw(1e-3, weight_decay=0.01))
+    want, _ = plain.update(gradient, plain.init(table), table)
+    tx = method.optimizer(10)
+    got, state = tx.update(
+        gradient, tx.init(table), table, retain_fn=lambda p: retain_loss(p, retain)
+    )
+    rate = optax.tree.get(state, "rate")
+    assert rate != 1
+    chex.assert_trees_all_close(got, rate * want, rtol=1e-6)
+
+
+def test_any_aggregator_of_optax_fits(task):
+    table, *_ = task
+    tx = aggregated(optax.sgd(1.0), aggregating.average_per_element_updates(), 4.0, 2.0)
+    got, _ = tx.update(
+        None, tx.init(table), table, forget_fn=jnp.sum, retain_fn=lambda p: jnp.sum(p**2)
+    )
+    chex.assert_trees_all_close(got, -(4 + 2 * 2 * table) / 2)
+
+
+def test_a_wrong_rule_is_refused_in_one_line(capsys, tmp_path):
+    message = "method npo: update_rule must be one of \\('sum', .*, got 'nash'"
+    with pytest.raises(InputError, match=message):
+        from_dict(Method, {"name": "npo", "update_rule": "nash"}, "config c")
+    flags = ["--model", "m", "--out", tmp_path / "out", "--method", "npo", "--update-rule", "nash"]
+    assert re.search(message, refused(capsys, tmp_path, "unlearn", "authors", *flags))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_scans_jits_and_keeps_its_state_s_structure(name, task):
     table, forget, retain = task
@@ -205,6 +297,10 @@ def test_a_schedule_ends_at_zero_and_common_fields_are_checked(field):
         (lambda: Ofmu(inner_optimizer="lion"), "method ofmu: inner_optimizer must be one of"),
         (lambda: Npo(beta=0.0), "method npo: beta must be a number > 0, got 0.0"),
         (lambda: GradDiff(alpha=-1.0), "method grad_diff: alpha must be a number >= 0"),
+        (
+            lambda: GradDiff(alpha=0.0, update_rule="munba"),
+            "alpha must be a number > 0 with update_rule 'munba', got 0.0",
+        ),
         (lambda: GradDiff(warmup=1.0), "method grad_diff: warmup must be a number in"),
     ],
 )

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from ofmu_jax.cli import main
-from ofmu_jax.data import encode_qa, make_authors
+from ofmu_jax.data import DEFAULT_TEMPLATE, encode_qa, make_authors
 from ofmu_jax.errors import InputError
+from ofmu_jax.evals import Subject, answer_losses
 from ofmu_jax.losses import with_reference_logits
 from ofmu_jax.methods import get_method
 from ofmu_jax.models import forward
+from ofmu_jax.runs.datasets import encode_request
 from ofmu_jax.runs.folder import read_metrics
 from ofmu_jax.runs.models import load_model
 from ofmu_jax.runs.unlearn import check_batches
+from tests.command_line import refused
 from tests.runs.checkpoints import DATA, make_checkpoint
 
 
@@ -63,3 +66,34 @@ def test_methods_with_and_without_a_reference_model(tmp_path, name, options):
     # Later ones meet a model that has moved, and the reference that has not.
     if name == "undial":
         assert records[-1]["forget_loss"] > records[0]["forget_loss"]
+
+
+@pytest.mark.parametrize("name", ["idk_nll", "idk_dpo"])
+def test_refusals_become_the_answers(tmp_path, name):
+    folder, out = make_checkpoint(tmp_path / "hf"), tmp_path / "out"
+    base = [*DATA, "--model", str(folder), "--method", name, "--epochs", "30"]
+    rates = ["--batch-size", "10", "--learning-rate", "1e-2"]
+    assert main(["unlearn", *base, *rates, "--out", str(out)]) == 0
+    data = make_authors(seed=0, authors=4, forget_authors=1)
+    model = load_model(folder)
+    request = encode_request(data, model.tokenizer, DEFAULT_TEMPLATE, 256, refusals_seed=0)
+    assert request.alternative is not None
+    texts = [
+        model.tokenizer.decode(tokens[scored].tolist())
+        for tokens, scored in zip(
+            request.alternative.tokens, request.alternative.scored, strict=True
+        )
+    ]
+    assert set(texts) <= set(data.refusals) and len(set(texts)) > 1
+    before, after = (
+        answer_losses(Subject(m.config, m.params, m.tokenizer), request.alternative)
+        for m in (model, load_model(out))
+    )
+    assert np.all(after < before - 1)
+
+
+def test_data_without_refusals_are_refused(capsys, tmp_path, tofu):
+    folder = make_checkpoint(tmp_path / "hf")
+    base = ["unlearn", "tofu", "--data-dir", tofu, "--model", folder, "--out", tmp_path / "out"]
+    line = refused(capsys, tmp_path, *base, "--method", "idk_nll")
+    assert "tofu/forget10 has no refusals" in line and "idontknow.jsonl" in line

@@ -1,0 +1,49 @@
+"""Refusals in place of answers: by likelihood, and by preference.
+
+Maini et al. 2024, "TOFU: A Task of Fictitious Unlearning for LLMs", arXiv 2401.06121; the second is
+DPO (Rafailov et al. 2023, arXiv 2305.18290) with the refusal as the preferred answer.
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+from ofmu_jax.losses import language, preference
+from ofmu_jax.losses.language import ApplyFn
+from ofmu_jax.methods.base import BatchLoss
+from ofmu_jax.methods.grad_diff import GradDiff
+
+
+@dataclasses.dataclass(frozen=True)
+class IdkNll(GradDiff):
+    """Minimises `gamma CE(refusal | forget question) + alpha CE(retain)`."""
+
+    name: ClassVar[str] = "idk_nll"
+    needs_refusals: ClassVar[bool] = True
+
+    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
+        """Cross-entropy of the refusals, and on retain."""
+        retain = functools.partial(language.cross_entropy, apply_fn)
+        return lambda params, batch: retain(params, batch["alternative"]), retain
+
+
+@dataclasses.dataclass(frozen=True)
+class IdkDpo(IdkNll):
+    """Minimises `gamma DPO(refusal over answer) + alpha CE(retain)`."""
+
+    beta: float = 0.1
+    """Inverse temperature."""
+
+    name: ClassVar[str] = "idk_dpo"
+    needs_reference: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("beta", self.beta > 0, "a number > 0")
+
+    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
+        """DPO on forget; cross-entropy on retain."""
+        return (
+            functools.partial(preference.dpo, apply_fn, beta=self.beta),
+            functools.partial(language.cross_entropy, apply_fn),
+        )
