@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import tables
+from ofmu_jax.aggregators import UPDATE_RULES
 from ofmu_jax.methods import METHODS
 from ofmu_jax.runs import report
 
@@ -62,7 +63,11 @@ def test_the_method_of_ones_own_is_one():
 
 def test_the_page_of_methods_has_them_all():
     page = (tables.ROOT / "docs/methods.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)
-    assert sorted(listed) == sorted(METHODS)
+    methods, rules = (
+        re.findall(r"^\| `(\w+)` \|", part, flags=re.MULTILINE)
+        for part in page.split("## Update rules")
+    )
+    assert sorted(methods) == sorted(METHODS)
+    assert sorted(rules) == sorted(UPDATE_RULES)
     readme = re.search(r"^Methods: (.*?)\.?\n\n", README, flags=re.DOTALL | re.MULTILINE)[1]
     assert sorted(re.findall(r"`(\w+)`", readme.split(".")[0])) == sorted(METHODS)

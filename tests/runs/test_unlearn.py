@@ -43,8 +43,15 @@ def test_batches_that_do_not_match_are_refused(forget, retain, message):
         check_batches(forget, retain)
 
 
-@pytest.mark.parametrize("options", [[], ["--lora-rank", "2"]], ids=["all", "adapters"])
-@pytest.mark.parametrize("name", ["undial", "simnpo"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("undial", ["--lora-rank", "2"]),
+        pytest.param("undial", [], marks=pytest.mark.slow),
+        pytest.param("simnpo", [], marks=pytest.mark.slow),
+    ],
+    ids=["undial-adapters", "undial", "simnpo"],
+)
 def test_methods_with_and_without_a_reference_model(tmp_path, name, options):
     folder, out = make_checkpoint(tmp_path / "hf"), tmp_path / "out"
     base = [*DATA, "--model", str(folder), "--method", name, "--epochs", "6"]
@@ -68,7 +75,7 @@ def test_methods_with_and_without_a_reference_model(tmp_path, name, options):
         assert records[-1]["forget_loss"] > records[0]["forget_loss"]
 
 
-@pytest.mark.parametrize("name", ["idk_nll", "idk_dpo"])
+@pytest.mark.parametrize("name", ["idk_dpo", pytest.param("idk_nll", marks=pytest.mark.slow)])
 def test_refusals_become_the_answers(tmp_path, name):
     folder, out = make_checkpoint(tmp_path / "hf"), tmp_path / "out"
     base = [*DATA, "--model", str(folder), "--method", name, "--epochs", "30"]
