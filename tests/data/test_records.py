@@ -162,7 +162,8 @@ def test_a_table_without_records_is_refused(tmp_path):
     ("content", "parts"),
     [
         (b'[{"question": "q"}', ("not JSON", "column 19")),
-        (b'[\n{"question": "q"},\n]', ("not JSON", "line 3, column 1")),
+        # Which line and column of it is at fault, versions of Python see differently.
+        (b'[\n{"question": "q"},\n]', ("not JSON", " at line ", ", column ")),
         (b'[{"question": "q"}] [', ("not JSON", "Extra data")),
         (b'[{"question": "q"}, 3]', ("object 2", "int")),
         (b'[["q", "a"]]', ("object 1", "list")),
