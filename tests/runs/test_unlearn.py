@@ -84,7 +84,6 @@ def test_refusals_become_the_answers(tmp_path, name):
     data = make_authors(seed=0, authors=4, forget_authors=1)
     model = load_model(folder)
     request = encode_request(data, model.tokenizer, DEFAULT_TEMPLATE, 256, refusals_seed=0)
-    assert request.alternative is not None
     texts = [
         model.tokenizer.decode(tokens[scored].tolist())
         for tokens, scored in zip(
