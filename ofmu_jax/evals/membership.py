@@ -221,7 +221,9 @@ def membership_metrics(
         name: Metric(alone(_attack, attack, forget, holdout), facts[name])
         for name, attack in attacks.items()
     }
-    retain_auc = (retain_results or {}).get("mia_min_k", {}).get("agg_value", _CHANCE)
+    retain_auc = (retain_results or {}).get("mia_min_k", {}).get("agg_value")
+    if retain_auc is None:
+        retain_auc = _CHANCE
     return metrics | {
         "privleak": Metric(lambda done: _privleak(done, retain_auc), retain_auc, ("mia_min_k",))
     }

@@ -12,6 +12,7 @@ from ofmu_jax.losses import language, preference
 from ofmu_jax.losses.language import ApplyFn
 from ofmu_jax.methods.base import BatchLoss
 from ofmu_jax.methods.grad_diff import GradDiff
+from ofmu_jax.methods.npo import Npo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +29,11 @@ class IdkNll(GradDiff):
 
 
 @dataclasses.dataclass(frozen=True)
-class IdkDpo(IdkNll):
-    """Minimises `gamma DPO(refusal over answer) + alpha CE(retain)`."""
-
-    beta: float = 0.1
-    """Inverse temperature."""
+class IdkDpo(Npo):
+    """NPO with a preferred answer: `gamma DPO(refusal over answer) + alpha CE(retain)`."""
 
     name: ClassVar[str] = "idk_dpo"
-    needs_reference: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("beta", self.beta > 0, "a number > 0")
+    needs_refusals: ClassVar[bool] = True
 
     def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
         """DPO on forget; cross-entropy on retain."""

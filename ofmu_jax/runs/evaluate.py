@@ -22,6 +22,7 @@ from ofmu_jax.evals import (
     tofu_metrics,
 )
 from ofmu_jax.models import FAMILIES
+from ofmu_jax.models.families import Family
 from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.config import EvaluateConfig
 from ofmu_jax.runs.datasets import data_dir, load_data, load_tasks
@@ -120,7 +121,7 @@ def load_subject(config: EvaluateConfig, source: str, adapter: str | None = None
     )
 
 
-def _family(model: Model) -> Any:
+def _family(model: Model) -> Family:
     stored = json.loads(model.layout.companions["config.json"]) if model.layout else {}
     return FAMILIES[stored.get("model_type", "llama")]
 

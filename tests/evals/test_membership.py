@@ -213,3 +213,8 @@ def test_files_of_open_unlearning_are_read(params, data):
     )
     assert again["forget_quality"]["agg_value"] == 1.0
     assert again["privleak"]["retain_auc"] == 0.25
+    # Where open-unlearning could not compute one, it writes null.
+    theirs["mia_min_k"]["agg_value"] = None
+    options = {"retain_results": theirs, "wanted": ["privleak"]}
+    alone = evaluate_tofu(tiny.subject(params), data, **options)
+    assert alone["privleak"]["retain_auc"] == 0.5
