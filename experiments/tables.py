@@ -136,9 +136,36 @@ def evaluation_speed() -> str:
     return "\n".join(lines)
 
 
+def full_size() -> str:
+    results = _read("experiments/full_size/results.json")
+    lines = [
+        "GiB on one device, unsharded: parameters in float32, bfloat16 compute, remat of whole "
+        "blocks, rows of 512 tokens; temporaries as XLA plans them for the CPU, which has float32 "
+        "in place of some bfloat16. Held are the model as it was and, without adapters, the copy "
+        f"that is trained. jax {results['versions']['jax']}; compiled on two cores that were "
+        "shared with others.",
+        "",
+        "| model | method | trained | rows | held | optimisers | temporaries | in all | "
+        "gradients per step | compiled, s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["rows"]:
+        memory = {name: size / 2**30 for name, size in row["memory"].items()}
+        held = memory["trained parameters"] + memory["model as it was"]
+        trained = "all" if row["lora_rank"] is None else f"rank {row['lora_rank']}"
+        lines.append(
+            f"| {row['model']} | {row['method']} | {trained} | {row['batch'][0]} + "
+            f"{row['batch'][0]} | {held:.1f} | {memory['state of optimisers']:.1f} | "
+            f"{memory['temporaries']:.1f} | {sum(memory.values()):.1f} | "
+            f"{row['equivalents']:.1f} | {row['compile_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 PAGES = {
     "docs/models.md": (families, generation, memorised),
     "docs/evaluation.md": (tofu_evaluation, evaluation_speed),
+    "docs/full_size.md": (full_size,),
 }
 
 

@@ -55,6 +55,7 @@ def add_stationarity_penalty(
     *,
     beta: ScalarOrSchedule = 0.0,
     similarity: str | Similarity = "cosine",
+    gated: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Adds `2 rho Hess Phi . grad Phi`, the gradient of rho |grad Phi|^2, to a retain gradient.
 
@@ -64,6 +65,8 @@ def add_stationarity_penalty(
         extra argument `secant`, as `maximize_inner` keeps it, and evaluates nothing.
       beta: similarity weight in Phi.
       similarity: kind of similarity in Phi.
+      gated: take rho as 0 where the curvature s is not negative, so that the term never opposes
+        forgetting. What is added is then no longer the gradient of a function.
 
     Returns:
       A transformation whose `update` needs `params`, `forget_fn` and `retain_fn`.
@@ -114,6 +117,8 @@ def add_stationarity_penalty(
         else:
             term = evaluate(params, schedules.evaluate(beta, state.count), forget_fn, retain_fn)
         weight = jnp.asarray(schedules.evaluate(rho, state.count))
+        if gated:
+            weight = jnp.where(term.curvature < 0, weight, 0.0)
         added = jax.tree.map(lambda g, h: g + (2 * weight * h).astype(g.dtype), updates, term.hvp)
         return added, _next_penalty(state, weight, term.curvature)
 

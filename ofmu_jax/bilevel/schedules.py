@@ -15,7 +15,10 @@ Schedule: TypeAlias = Callable[[jax.Array], jax.Array]
 ScalarOrSchedule: TypeAlias = float | jax.Array | Schedule
 
 
-def _check(name: str, value: float, low: float, *, finite: bool = True) -> None:
+def _check(name: str, value: float | jax.Array, low: float, *, finite: bool = True) -> None:
+    if isinstance(value, jax.core.Tracer):  # its number is not known yet
+        return
+    value = float(value)
     if math.isnan(value) or value < low or (finite and math.isinf(value)):
         raise ValueError(f"{name} must be a number >= {low:g}, got {value!r}")
 
@@ -25,8 +28,8 @@ def check_weight(name: str, value: ScalarOrSchedule) -> None:
 
     Schedules and traced values, whose numbers are not known yet, pass.
     """
-    if not callable(value) and not isinstance(value, jax.core.Tracer):
-        _check(name, float(value), 0.0)
+    if not callable(value):
+        _check(name, value, 0.0)
 
 
 def evaluate(value: ScalarOrSchedule, count: jax.Array) -> float | jax.Array:
@@ -54,7 +57,9 @@ def geometric(rho: float, growth: float, cap: float = math.inf) -> Schedule:
     _check("rho", rho, 0.0)
     _check("growth", growth, 0.0)
     _check("cap", cap, 0.0, finite=False)
-    return lambda count: jnp.minimum(rho * jnp.power(float(growth), jnp.asarray(count)), cap)
+    return lambda count: jnp.minimum(
+        rho * jnp.power(jnp.asarray(growth, float), jnp.asarray(count)), cap
+    )
 
 
 def polynomial(rho: float, power: float = 1.0, cap: float = math.inf) -> Schedule:

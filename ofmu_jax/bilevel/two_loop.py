@@ -19,7 +19,7 @@ from ofmu_jax.bilevel.safety import all_finite, count_skips, required_params, se
 from ofmu_jax.bilevel.schedules import ScalarOrSchedule
 
 VARIANTS = ("endpoint", "lookahead", "anchor")
-PENALTIES = ("stationarity", "value_gap", "none")
+PENALTIES = ("stationarity", "gated", "value_gap", "none")
 
 
 class Diagnostics(NamedTuple):
@@ -94,7 +94,8 @@ def ofmu(
       variant: "endpoint", "lookahead" or "anchor".
       similarity: "cosine", "squared_cosine", or a `Similarity` for its details.
       hvp: "exact", "finite_difference" or "trajectory", for the outer term.
-      penalty: "stationarity" as published; "value_gap"; "none" for no outer penalty.
+      penalty: "stationarity" as published; "gated", the same only where s < 0; "value_gap"; "none"
+        for no outer penalty.
 
     Returns:
       A transformation; `update(updates, state, params, forget_fn=..., retain_fn=...)`. `updates`
@@ -125,15 +126,18 @@ def ofmu(
         raise ValueError(f"penalty must be one of {PENALTIES}, got {penalty!r}")
     if hvp not in curvature.HVP_MODES:
         raise ValueError(f"hvp must be one of {curvature.HVP_MODES}, got {hvp!r}")
-    trajectory = penalty == "stationarity" and hvp == "trajectory"
+    second_order = penalty in ("stationarity", "gated")
+    trajectory = second_order and hvp == "trajectory"
     check_inner_steps(inner_steps, least=2 if trajectory else 1)
-    keep = "last" if trajectory else "none" if penalty == "stationarity" else "curvature"
+    keep = "last" if trajectory else "none" if second_order else "curvature"
     steps = inner_steps
     if variant == "anchor":
         steps, keep = (2, "first") if trajectory else (1, "none")
     ascend = maximize_inner(inner, beta, steps, similarity=similarity, keep_secant=keep)
-    if penalty == "stationarity":
-        add_penalty = penalties.add_stationarity_penalty(rho, hvp, beta=beta, similarity=similarity)
+    if second_order:
+        add_penalty = penalties.add_stationarity_penalty(
+            rho, hvp, beta=beta, similarity=similarity, gated=penalty == "gated"
+        )
     elif penalty == "value_gap":
         add_penalty = penalties.add_value_gap_penalty(rho, beta=beta, similarity=similarity)
     else:

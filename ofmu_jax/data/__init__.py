@@ -1,5 +1,6 @@
 """Data sets, tokenisation and batches."""
 
+from ofmu_jax.data.alternatives import read_alternatives
 from ofmu_jax.data.authors import make_authors
 from ofmu_jax.data.batches import (
     Batch,
@@ -50,6 +51,13 @@ from ofmu_jax.data.tokenizer import (
     train_tokenizer,
     write_tokenizer,
 )
+from ofmu_jax.data.wmdp_corpora import (
+    WIKITEXT,
+    WMDP_DOMAINS,
+    WmdpCorpora,
+    load_wmdp_corpora,
+    text_rows,
+)
 
 __all__ = [
     "BOS",
@@ -61,6 +69,8 @@ __all__ = [
     "PAD",
     "RETAIN_OF",
     "SPECIAL_TOKENS",
+    "WIKITEXT",
+    "WMDP_DOMAINS",
     "WMDP_TOPICS",
     "Batch",
     "ChoiceTask",
@@ -73,6 +83,7 @@ __all__ = [
     "Record",
     "Tokenizer",
     "UnlearningData",
+    "WmdpCorpora",
     "check_unlearning_data",
     "encode_chats",
     "encode_qa",
@@ -85,9 +96,11 @@ __all__ = [
     "load_refusals",
     "load_tofu",
     "load_wmdp",
+    "load_wmdp_corpora",
     "make_authors",
     "muse_chunks",
     "paired_indices",
+    "read_alternatives",
     "read_chats",
     "read_items",
     "read_lines",
@@ -98,6 +111,7 @@ __all__ = [
     "steps_per_epoch",
     "take",
     "text_of",
+    "text_rows",
     "texts_of",
     "train_tokenizer",
     "training_batch",

@@ -42,6 +42,8 @@ class UnlearningData:
       holdout: items of the kind of `forget` that no model is trained on, which membership inference
         compares it with. Empty where there are none.
       refusals: answers that say nothing, for methods that teach them. Empty where there are none.
+      alternatives: for each item of `forget` other answers that could be true, at least one, for
+        methods that teach them. Empty where there are none.
     """
 
     name: str
@@ -54,6 +56,7 @@ class UnlearningData:
     background: tuple[QAItem, ...] = ()
     holdout: tuple[QAItem, ...] = ()
     refusals: tuple[str, ...] = ()
+    alternatives: tuple[tuple[str, ...], ...] = ()
 
     @property
     def full(self) -> tuple[QAItem, ...]:

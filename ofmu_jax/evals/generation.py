@@ -164,20 +164,29 @@ def generate(
     return result
 
 
-def continue_prompts(subject: Subject, encoded: Encoded, max_new_tokens: int) -> list[str]:
-    """What a model answers to the prompts of rows, greedily.
+def continue_prompts(
+    subject: Subject,
+    encoded: Encoded,
+    max_new_tokens: int,
+    *,
+    sampling: Sampling | None = None,
+    key: jax.Array | None = None,
+) -> list[str]:
+    """What a model answers to the prompts of rows.
 
     Args:
       subject: the model.
       encoded: N rows; the tokens before the first scored one are the prompt, and the length of the
         rest is taken as a guess at that of the answer.
       max_new_tokens: bound on the length of an answer.
+      sampling: how to draw; None takes the most probable token each time.
+      key: a `jax.random` key, needed for sampling.
 
     Returns:
       N texts, without special tokens.
 
     Raises:
-      InputError: a prompt is empty, or too long for `max_new_tokens` to follow it.
+      InputError: as `generate` does.
     """
     width = int(encoded.prompt_lengths.max(initial=0))
     continued = generate(
@@ -188,6 +197,8 @@ def continue_prompts(subject: Subject, encoded: Encoded, max_new_tokens: int) ->
         max_new_tokens=max_new_tokens,
         stop_ids=subject.tokenizer.stop_ids,
         batch_size=subject.rows_of_decoding(_bucket(width) + max_new_tokens),
+        sampling=sampling,
+        key=key,
         expected_tokens=encoded.lengths - encoded.prompt_lengths,
         place=subject.place,
     )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ofmu_jax.errors import InputError
+from ofmu_jax.losses.checks import is_known
 
 ApplyFn: TypeAlias = Callable[[Any, jax.Array], jax.Array]
 Batch: TypeAlias = Mapping[str, jax.Array]
@@ -113,7 +114,7 @@ def npo(
     Raises:
       InputError: `beta` is not positive.
     """
-    if not beta > 0:
+    if is_known(beta) and not beta > 0:
         raise InputError(f"npo beta is {beta}; expected > 0")
     gain = sequence_log_prob(apply_fn, params, batch) - reference_log_prob
     return -2.0 / beta * jnp.mean(jax.nn.log_sigmoid(-beta * gain))

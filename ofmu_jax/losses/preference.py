@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ofmu_jax.errors import InputError
+from ofmu_jax.losses.checks import is_known
 from ofmu_jax.losses.language import ApplyFn, sequence_log_prob
 
 
@@ -33,7 +34,7 @@ def dpo(apply_fn: ApplyFn, params: Any, batch: Mapping[str, Any], beta: float) -
     Raises:
       InputError: `beta` is not positive.
     """
-    if not beta > 0:
+    if is_known(beta) and not beta > 0:
         raise InputError(f"dpo beta is {beta}; expected > 0")
     gains = [
         sequence_log_prob(apply_fn, params, rows) - rows["reference_log_prob"]

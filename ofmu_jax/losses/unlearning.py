@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ofmu_jax.errors import InputError
+from ofmu_jax.losses.checks import is_known
 from ofmu_jax.losses.language import ApplyFn, Batch, average_loss_per_item, token_log_probs
 
 
@@ -33,7 +34,7 @@ def simnpo(
     Raises:
       InputError: `beta` is not positive.
     """
-    if not beta > 0:
+    if is_known(beta) and not beta > 0:
         raise InputError(f"simnpo beta is {beta}; expected > 0")
     margin = average_loss_per_item(apply_fn, params, batch) - delta
     return -2.0 / beta * jnp.mean(jax.nn.log_sigmoid(beta * margin))
@@ -62,7 +63,8 @@ def weighted_ascent(
     Raises:
       InputError: an exponent is negative.
     """
-    if not (likelihood >= 0 and unlikelihood >= 0):
+    known = is_known(likelihood, unlikelihood)
+    if known and not (likelihood >= 0 and unlikelihood >= 0):
         raise InputError(f"exponents are {likelihood} and {unlikelihood}; expected >= 0")
     log_probs = token_log_probs(apply_fn(params, batch["tokens"]), batch["tokens"])
     scored = batch["scored"][:, 1:]
@@ -93,3 +95,25 @@ def counterfactual_cross_entropy(apply_fn: ApplyFn, params: Any, batch: Batch) -
     losses = -jnp.sum(target * jax.nn.log_softmax(logits, axis=-1), axis=-1)[:, :-1]
     scored = batch["scored"][:, 1:]
     return jnp.sum(losses, where=scored) / jnp.maximum(jnp.sum(scored), 1)
+
+
+def logit_margin(apply_fn: ApplyFn, params: Any, batch: Batch) -> jax.Array:
+    """Squared margin of the greatest logit over the mean one (PDU, Entesari et al., 2025,
+    arXiv:2506.05314).
+
+    `mean (max_v logit_v - mean_v logit_v)^2`, which is 0 where the next token is uniform over the
+    vocabulary. It knows no true token, and its gradient does not fade as a softmax saturates.
+
+    Args:
+      apply_fn: maps parameters and tokens to logits.
+      params: the model's parameters.
+      batch: `tokens` and `scored`, both (B, S).
+
+    Returns:
+      A scalar, >= 0, the mean over the scored tokens (the authors have it over all tokens, those of
+      prompts and padding included); 0 for a batch that scores none.
+    """
+    logits = apply_fn(params, batch["tokens"])
+    margins = jnp.square(jnp.max(logits, axis=-1) - jnp.mean(logits, axis=-1))[:, :-1]
+    scored = batch["scored"][:, 1:]
+    return jnp.sum(margins, where=scored) / jnp.maximum(jnp.sum(scored), 1)

@@ -1,10 +1,11 @@
 """What a method is: two losses, an update rule, and defaults."""
 
 import abc
+import copy
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, TypeAlias
 
 import jax
 import optax
@@ -34,13 +35,8 @@ class Method(abc.ABC):
     """Part of the steps over which the learning rate rises, before it falls linearly to 0."""
 
     name: ClassVar[str]
-    needs_reference: ClassVar[bool] = False
-    """Whether forget batches must hold `reference_log_prob` (B,), from the original model."""
-    needs_refusals: ClassVar[bool] = False
-    """Whether forget batches must hold `alternative`, the same questions with refusals; it has
-    `reference_log_prob` of its own if they do."""
-    needs_reference_logits: ClassVar[bool] = False
-    """Whether both batches must hold `reference_logits` (B, S, V), from the original model."""
+    shown: ClassVar[tuple[str, ...]] = ()
+    """Scalars of the update rule's state, by name, to be shown beside its diagnostics."""
 
     def __post_init__(self) -> None:
         self.require("learning_rate", self.learning_rate > 0, "a number > 0")
@@ -53,6 +49,74 @@ class Method(abc.ABC):
         value = getattr(self, field)
         if not condition or (isinstance(value, float) and not math.isfinite(value)):
             raise InputError(f"method {self.name}: {field} must be {expected}, got {value!r}")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether forget batches must hold `reference_log_prob` (B,), from the original model."""
+        return False
+
+    @property
+    def needs_refusals(self) -> bool:
+        """Whether forget batches must hold `alternative`, the same questions with refusals; it has
+        `reference_log_prob` of its own if they do."""
+        return False
+
+    @property
+    def needs_alternatives(self) -> bool:
+        """The same, with other answers that could be true in place of refusals."""
+        return False
+
+    @property
+    def needs_unseen(self) -> bool:
+        """Whether forget batches must hold `unseen_quantiles` (Q,), of the losses that the original
+        model gives to the tokens of unseen answers."""
+        return False
+
+    @property
+    def needs_reference_logits(self) -> bool:
+        """Whether both batches must hold `reference_logits` (B, S, V), from the original model."""
+        return False
+
+    @property
+    def hidden_layer(self) -> int | None:
+        """The block, counted from 0, whose output the losses read, if they read one.
+
+        Both batches then must hold `reference_states` (B, S, E), from the original model, and
+        `losses` must be given a `losses.Network`.
+        """
+        return None
+
+    @property
+    def needs_original(self) -> bool:
+        """Whether a step needs the original model's parameters."""
+        return self.needs_reference_logits or self.hidden_layer is not None
+
+    def check_depth(self, depth: int) -> None:
+        """Raises InputError if the method needs a block that a model of `depth` blocks lacks."""
+        if self.hidden_layer is not None and self.hidden_layer >= depth:
+            raise InputError(
+                f"method {self.name}: the losses read layer {self.hidden_layer}; expected a layer "
+                f"from 0 to {depth - 1}, since the model has {depth} layers"
+            )
+
+    def with_numbers(self, numbers: Mapping[str, jax.Array]) -> Self:
+        """The same method with arrays, tracers too, in place of some of its real numbers.
+
+        A program that takes a method's numbers as arguments serves all their values, by `jax.vmap`
+        several at once. The numbers are not checked: build a method of each value for that.
+
+        Example:
+          >>> import jax, optax
+          >>> from ofmu_jax.methods import Npo
+          >>> def rate(beta):
+          ...     return Npo().with_numbers({"beta": beta}).beta
+          >>> jax.vmap(rate)(jax.numpy.array([0.5, 2.0])).tolist()
+          [0.5, 2.0]
+        """
+        twin = copy.copy(self)
+        for name, value in numbers.items():
+            object.__setattr__(twin, name, value)
+        return twin
 
     @abc.abstractmethod
     def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from typing import ClassVar
 
-from ofmu_jax.losses import language, unlearning
+from ofmu_jax.losses import unlearning
 from ofmu_jax.losses.language import ApplyFn
 from ofmu_jax.methods.base import BatchLoss
 from ofmu_jax.methods.grad_diff import GradDiff
@@ -19,9 +19,6 @@ class Ceu(GradDiff):
 
     name: ClassVar[str] = "ceu"
 
-    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """Counterfactual cross-entropy on forget, bounded below; cross-entropy on retain."""
-        return (
-            functools.partial(unlearning.counterfactual_cross_entropy, apply_fn),
-            functools.partial(language.cross_entropy, apply_fn),
-        )
+    def forget(self, apply_fn: ApplyFn) -> BatchLoss:
+        """Counterfactual cross-entropy, which is bounded below."""
+        return functools.partial(unlearning.counterfactual_cross_entropy, apply_fn)

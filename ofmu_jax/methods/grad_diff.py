@@ -4,26 +4,34 @@ Liu et al. 2022, "Continual Learning and Private Unlearning", arXiv 2203.12817.
 """
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import optax
 
 from ofmu_jax import bilevel
 from ofmu_jax.aggregators import UPDATE_RULES, scale_by_fitted_rate
+from ofmu_jax.losses import language
 from ofmu_jax.losses.language import ApplyFn
 from ofmu_jax.methods.base import BatchLoss, Method
-from ofmu_jax.methods.grad_ascent import GradAscent
+from ofmu_jax.methods.retain_losses import RETAIN_LOSSES
 from ofmu_jax.methods.scalarised import aggregated
 
 
 @dataclasses.dataclass(frozen=True)
 class GradDiff(Method):
-    """Minimises `-gamma CE(forget) + alpha CE(retain)`."""
+    """Minimises `-gamma CE(forget) + alpha CE(retain)`.
+
+    A subclass with another `forget` is another method, with all retain losses and update rules.
+    """
 
     gamma: float = 1.0
     """Weight of the forget loss."""
     alpha: float = 1.0
     """Weight of the retain loss."""
+    retain_loss: str = "nll"
+    """nll, the cross-entropy of the retain answers; or kl, the divergence KL(original || model) of
+    the next token there."""
     update_rule: str = "sum"
     """How the two weighted gradients make one: sum; pcgrad (Yu et al., arXiv 2001.06782); mgda
     (Désidéri 2012); projection (of forget away from -retain; A-GEM, arXiv 1812.00420); ngdiff (Bu
@@ -32,11 +40,15 @@ class GradDiff(Method):
     whose gamma is the forget loss's. ngdiff and munba do not feel gamma and alpha."""
 
     name: ClassVar[str] = "grad_diff"
+    retain_losses: ClassVar[tuple[str, ...]] = tuple(RETAIN_LOSSES)
+    """What `retain_loss` may be."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("gamma", self.gamma > 0, "a number > 0")
         self.require("alpha", self.alpha >= 0, "a number >= 0")
+        known = self.retain_losses
+        self.require("retain_loss", self.retain_loss in known, f"one of {known}")
         rules = tuple(UPDATE_RULES)
         self.require("update_rule", self.update_rule in rules, f"one of {rules}")
         # Without a retain gradient nothing is left to combine.
@@ -46,9 +58,22 @@ class GradDiff(Method):
             f"a number > 0 with update_rule {self.update_rule!r}",
         )
 
+    @property
+    def needs_reference_logits(self) -> bool:
+        """With the divergence as the retain loss."""
+        return self.retain_loss == "kl"
+
     def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """Those of gradient ascent."""
-        return GradAscent().losses(apply_fn)
+        """`forget` and `retain`."""
+        return self.forget(apply_fn), self.retain(apply_fn)
+
+    def forget(self, apply_fn: ApplyFn) -> BatchLoss:
+        """The forget loss, to be minimised: negated cross-entropy."""
+        return lambda params, batch: -language.cross_entropy(apply_fn, params, batch)
+
+    def retain(self, apply_fn: ApplyFn) -> BatchLoss:
+        """The retain loss that `retain_loss` names."""
+        return functools.partial(RETAIN_LOSSES[self.retain_loss], apply_fn)
 
     def optimizer(self, steps: int) -> optax.GradientTransformation:
         """Clipped AdamW; with ngdiff the fitted rate stands in for the schedule."""

@@ -22,10 +22,9 @@ class IdkNll(GradDiff):
     name: ClassVar[str] = "idk_nll"
     needs_refusals: ClassVar[bool] = True
 
-    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """Cross-entropy of the refusals, and on retain."""
-        retain = functools.partial(language.cross_entropy, apply_fn)
-        return lambda params, batch: retain(params, batch["alternative"]), retain
+    def forget(self, apply_fn: ApplyFn) -> BatchLoss:
+        """Cross-entropy of the refusals."""
+        return lambda params, batch: language.cross_entropy(apply_fn, params, batch["alternative"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +34,6 @@ class IdkDpo(Npo):
     name: ClassVar[str] = "idk_dpo"
     needs_refusals: ClassVar[bool] = True
 
-    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """DPO on forget; cross-entropy on retain."""
-        return (
-            functools.partial(preference.dpo, apply_fn, beta=self.beta),
-            functools.partial(language.cross_entropy, apply_fn),
-        )
+    def forget(self, apply_fn: ApplyFn) -> BatchLoss:
+        """DPO, which is bounded below."""
+        return functools.partial(preference.dpo, apply_fn, beta=self.beta)

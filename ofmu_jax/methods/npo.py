@@ -1,7 +1,6 @@
 """Negative preference optimisation (Zhang et al. 2024, arXiv 2404.05868)."""
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 from ofmu_jax.losses import language
@@ -24,11 +23,8 @@ class Npo(GradDiff):
         super().__post_init__()
         self.require("beta", self.beta > 0, "a number > 0")
 
-    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """NPO on forget, which is bounded below; cross-entropy on retain."""
-        return (
-            lambda params, batch: language.npo(
-                apply_fn, params, batch, batch["reference_log_prob"], self.beta
-            ),
-            functools.partial(language.cross_entropy, apply_fn),
+    def forget(self, apply_fn: ApplyFn) -> BatchLoss:
+        """NPO, which is bounded below."""
+        return lambda params, batch: language.npo(
+            apply_fn, params, batch, batch["reference_log_prob"], self.beta
         )

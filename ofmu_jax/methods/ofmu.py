@@ -1,18 +1,17 @@
 """OFMU as published (Asif and Mohammadi Amiri, arXiv 2509.22483)."""
 
 import dataclasses
-import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import optax
 
 from ofmu_jax import bilevel
 from ofmu_jax.errors import InputError
-from ofmu_jax.losses import language
 from ofmu_jax.losses.language import ApplyFn
 from ofmu_jax.methods.base import BatchLoss, Method
+from ofmu_jax.methods.forget_losses import FORGET_LOSSES
+from ofmu_jax.methods.grad_diff import GradDiff
 
-FORGET_LOSSES = ("cross_entropy", "npo")
 INNER_OPTIMIZERS = ("sgd", "adam")
 
 
@@ -46,40 +45,92 @@ class Ofmu(Method):
     hvp: str = "trajectory"
     """How the outer term is computed: "exact", "finite_difference" or "trajectory"."""
     penalty: str = "stationarity"
-    """"stationarity" as published, "value_gap" or "none"."""
+    """"stationarity" as published, "gated" for the same only where s < 0, "value_gap" or "none"."""
     forget_loss: str = "cross_entropy"
-    """L_f: "cross_entropy", or "npo" for the negated NPO loss, which is bounded above."""
-    npo_beta: float = 0.1
-    """Inverse temperature where `forget_loss` is "npo"."""
+    """L_f: "cross_entropy", or the negated forget loss of a method by its name, such as "npo",
+    which is bounded above."""
+    forget_beta: float | None = None
+    """That loss's beta, if it has one; its method's default if not given, as for those below."""
+    forget_beta1: float | None = None
+    """The same for beta1."""
+    forget_beta2: float | None = None
+    """The same for beta2."""
+    forget_delta: float | None = None
+    """The same for delta."""
+    forget_steering: float | None = None
+    """The same for steering."""
+    forget_layer: int | None = None
+    """The same for layer."""
+    retain_loss: str = "nll"
+    """L_r: nll, kl, or what else the method of the forget loss has."""
 
     name: ClassVar[str] = "ofmu"
-    needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("inner_learning_rate", self.inner_learning_rate > 0, "a number > 0")
-        self.require("npo_beta", self.npo_beta > 0, "a number > 0")
         for field, names in (
             ("inner_optimizer", INNER_OPTIMIZERS),
-            ("forget_loss", FORGET_LOSSES),
+            ("forget_loss", tuple(FORGET_LOSSES)),
         ):
             self.require(field, getattr(self, field) in names, f"one of {names}")
+        kind = FORGET_LOSSES[self.forget_loss]
+        fields = {field.name for field in dataclasses.fields(kind)}
+        for name in self._forget_numbers():
+            field = f"forget_{name}"
+            self.require(field, name in fields, f"left out, as {self.forget_loss!r} has no {name}")
         try:
+            kind(retain_loss=self.retain_loss, **self._forget_numbers())
             self.transformation(steps=1)
         except ValueError as error:
             raise InputError(f"method {self.name}: {error}") from error
 
+    def _forget_numbers(self) -> dict[str, Any]:
+        """What is given of the forget loss's own hyperparameters, under their names there."""
+        names = ("beta", "beta1", "beta2", "delta", "steering", "layer")
+        given = {name: getattr(self, f"forget_{name}") for name in names}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def _baseline(self) -> GradDiff:
+        """The method whose losses these are."""
+        default = FORGET_LOSSES[self.forget_loss](retain_loss=self.retain_loss)
+        return default.with_numbers(self._forget_numbers())
+
+    @property
+    def needs_reference(self) -> bool:
+        """As the method of the forget loss."""
+        return self._baseline.needs_reference
+
+    @property
+    def needs_refusals(self) -> bool:
+        """As the method of the forget loss."""
+        return self._baseline.needs_refusals
+
+    @property
+    def needs_alternatives(self) -> bool:
+        """As the method of the forget loss."""
+        return self._baseline.needs_alternatives
+
+    @property
+    def needs_unseen(self) -> bool:
+        """As the method of the forget loss."""
+        return self._baseline.needs_unseen
+
+    @property
+    def needs_reference_logits(self) -> bool:
+        """As the method of the forget loss, or for the retain loss."""
+        return self._baseline.needs_reference_logits
+
+    @property
+    def hidden_layer(self) -> int | None:
+        """As the method of the forget loss."""
+        return self._baseline.hidden_layer
+
     def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """L_f, which the inner loop maximises, and L_r, cross-entropy on retain."""
-        cross_entropy = functools.partial(language.cross_entropy, apply_fn)
-        if self.forget_loss == "cross_entropy":
-            return cross_entropy, cross_entropy
-        return (
-            lambda params, batch: (
-                -language.npo(apply_fn, params, batch, batch["reference_log_prob"], self.npo_beta)
-            ),
-            cross_entropy,
-        )
+        """L_f, which the inner loop maximises, and L_r."""
+        forget, retain = self._baseline.losses(apply_fn)
+        return lambda params, batch: -forget(params, batch), retain
 
     def transformation(self, steps: int) -> optax.GradientTransformationExtraArgs:
         """`bilevel.ofmu`."""

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from typing import ClassVar
 
-from ofmu_jax.losses import language, unlearning
+from ofmu_jax.losses import unlearning
 from ofmu_jax.losses.language import ApplyFn
 from ofmu_jax.methods.base import BatchLoss
 from ofmu_jax.methods.grad_diff import GradDiff
@@ -28,9 +28,8 @@ class SatImp(GradDiff):
         self.require("beta1", self.beta1 >= 0, "a number >= 0")
         self.require("beta2", self.beta2 >= 0, "a number >= 0")
 
-    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """Weighted ascent on forget; cross-entropy on retain."""
-        forget = functools.partial(
+    def forget(self, apply_fn: ApplyFn) -> BatchLoss:
+        """Weighted ascent."""
+        return functools.partial(
             unlearning.weighted_ascent, apply_fn, likelihood=self.beta1, unlikelihood=self.beta2
         )
-        return forget, functools.partial(language.cross_entropy, apply_fn)

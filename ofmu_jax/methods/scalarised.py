@@ -21,8 +21,8 @@ class AggregatedState(NamedTuple):
 def aggregated(
     optimizer: optax.GradientTransformation,
     aggregator: aggregating.Aggregator,
-    forget_weight: float,
-    retain_weight: float,
+    forget_weight: float | jax.Array,
+    retain_weight: float | jax.Array,
 ) -> optax.GradientTransformationExtraArgs:
     """Feeds the aggregate of `retain_weight grad L_r` and `forget_weight grad L_f` to an optimiser.
 
@@ -54,7 +54,8 @@ def aggregated(
         evaluated = {
             name: jax.value_and_grad(losses[name])(params)
             for name, weight in weights.items()
-            if weight
+            # A traced weight, whose number is not known yet, may be anything.
+            if isinstance(weight, jax.core.Tracer) or weight != 0
         }
         weighted = [
             optax.tree.scale(weights[name], evaluated[name][1])

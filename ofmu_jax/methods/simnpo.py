@@ -5,7 +5,7 @@ import functools
 import math
 from typing import ClassVar
 
-from ofmu_jax.losses import language, unlearning
+from ofmu_jax.losses import unlearning
 from ofmu_jax.losses.language import ApplyFn
 from ofmu_jax.methods.base import BatchLoss
 from ofmu_jax.methods.grad_diff import GradDiff
@@ -29,9 +29,6 @@ class SimNpo(GradDiff):
         self.require("beta", self.beta > 0, "a number > 0")
         self.require("delta", math.isfinite(self.delta), "a finite number")
 
-    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """SimNPO on forget, which is bounded below; cross-entropy on retain."""
-        return (
-            functools.partial(unlearning.simnpo, apply_fn, beta=self.beta, delta=self.delta),
-            functools.partial(language.cross_entropy, apply_fn),
-        )
+    def forget(self, apply_fn: ApplyFn) -> BatchLoss:
+        """SimNPO, which is bounded below."""
+        return functools.partial(unlearning.simnpo, apply_fn, beta=self.beta, delta=self.delta)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from typing import ClassVar
 
-from ofmu_jax.losses import distillation, language
+from ofmu_jax.losses import distillation
 from ofmu_jax.losses.language import ApplyFn
 from ofmu_jax.methods.base import BatchLoss
 from ofmu_jax.methods.grad_diff import GradDiff
@@ -26,9 +26,6 @@ class Undial(GradDiff):
         super().__post_init__()
         self.require("beta", self.beta > 0, "a number > 0")
 
-    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """UNDIAL on forget; cross-entropy on retain."""
-        return (
-            functools.partial(distillation.undial, apply_fn, beta=self.beta),
-            functools.partial(language.cross_entropy, apply_fn),
-        )
+    def forget(self, apply_fn: ApplyFn) -> BatchLoss:
+        """UNDIAL, which is bounded below."""
+        return functools.partial(distillation.undial, apply_fn, beta=self.beta)

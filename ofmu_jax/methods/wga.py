@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from typing import ClassVar
 
-from ofmu_jax.losses import language, unlearning
+from ofmu_jax.losses import unlearning
 from ofmu_jax.losses.language import ApplyFn
 from ofmu_jax.methods.base import BatchLoss
 from ofmu_jax.methods.grad_diff import GradDiff
@@ -23,9 +23,6 @@ class Wga(GradDiff):
         super().__post_init__()
         self.require("beta", self.beta >= 0, "a number >= 0")
 
-    def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
-        """Weighted ascent on forget; cross-entropy on retain."""
-        return (
-            functools.partial(unlearning.weighted_ascent, apply_fn, likelihood=self.beta),
-            functools.partial(language.cross_entropy, apply_fn),
-        )
+    def forget(self, apply_fn: ApplyFn) -> BatchLoss:
+        """Weighted ascent."""
+        return functools.partial(unlearning.weighted_ascent, apply_fn, likelihood=self.beta)

@@ -6,6 +6,7 @@ not grow with depth and every layer parameter has a leading layer axis. Everythi
 hence differentiable to any order: unlearning needs a third one.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -30,8 +31,13 @@ class Decoder(Parameters):
     """Token ids to next-token logits; `forward` is the plain function."""
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Maps (B, S) int32, with a mask of what is no padding, to logits (B, S, V)."""
+    def __call__(
+        self, tokens: jax.Array, mask: jax.Array | None = None, hidden: bool = False
+    ) -> jax.Array:
+        """Maps (B, S) int32, with a mask of what is no padding, to logits (B, S, V).
+
+        With `hidden`, to what leaves the last block (B, S, E), before the final norm.
+        """
         config = self.config
         length = tokens.shape[1]
         slots = jnp.arange(length)
@@ -56,6 +62,8 @@ class Decoder(Parameters):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         x, _ = layers(config, name="layers")(x, context, _windows(config, length))
+        if hidden:
+            return x
         x = Norm(config, name="norm")(x)
         head, bias = embedding, None
         if not config.tie_word_embeddings:
@@ -180,6 +188,63 @@ def forward(
     """
     _check_length(config, tokens.shape[1], "a sequence")
     return cast(jax.Array, Decoder(config).apply({"params": params}, tokens, mask))
+
+
+def hidden_states(
+    config: DecoderConfig,
+    params: Params,
+    tokens: jax.Array,
+    layer: int,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """The residual stream after one block; the blocks behind it are not run.
+
+    Args:
+      config: the shape of the model.
+      params: as from `init_params`.
+      tokens: (B, S) int32.
+      layer: the block, counted from 0, as in the names of a checkpoint's tensors.
+      mask: (B, S) bool, as in `forward`.
+
+    Returns:
+      (B, S, E) in `dtype`, before any norm; of no meaning on padding.
+
+    Raises:
+      InputError: the model has no such block; S exceeds `max_position_embeddings`.
+    """
+    _check_length(config, tokens.shape[1], "a sequence")
+    count = config.num_hidden_layers
+    if not 0 <= layer < count:
+        raise InputError(
+            f"layer is {layer}; expected one of 0 to {count - 1}, since the model has {count}"
+        )
+    windows = config.layer_windows
+    shallow = dataclasses.replace(
+        config,
+        num_hidden_layers=layer + 1,
+        layer_windows=None if windows is None else windows[: layer + 1],
+    )
+    run = params | {"layers": jax.tree.map(lambda x: x[: layer + 1], params["layers"])}
+    return cast(jax.Array, Decoder(shallow).apply({"params": run}, tokens, mask, hidden=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model as losses take it: a function to logits, with the hidden states on the way.
+
+    Attributes:
+      config: the shape of the model.
+    """
+
+    config: DecoderConfig
+
+    def __call__(self, params: Params, tokens: jax.Array) -> jax.Array:
+        """Logits (B, S, V), as `forward` gives them."""
+        return forward(self.config, params, tokens)
+
+    def hidden_states(self, params: Params, tokens: jax.Array, layer: int) -> jax.Array:
+        """The output (B, S, E) of block `layer`, as `hidden_states` gives it."""
+        return hidden_states(self.config, params, tokens, layer)
 
 
 class DecodeState(NamedTuple):

@@ -16,8 +16,12 @@ def is_checkpoint(folder: str | os.PathLike[str]) -> bool:
     return (path / CONFIG).is_file() and any(any(path.glob(pattern)) for pattern in weights)
 
 
-def locate(folder: str | os.PathLike[str]) -> pathlib.Path:
+def locate(folder: str | os.PathLike[str], weights: bool = True) -> pathlib.Path:
     """The folder on disk; `hf://organisation/name` is fetched through `huggingface_hub`.
+
+    Args:
+      folder: a folder, or a name on the hub.
+      weights: whether to fetch its tensors too.
 
     Raises:
       InputError: the name is not of that form, the hub's library is absent, or the hub refuses.
@@ -39,6 +43,7 @@ def locate(folder: str | os.PathLike[str]) -> pathlib.Path:
             f"model {folder!r} needs huggingface_hub: pip install 'ofmu-jax[hub]'"
         ) from error
     try:
-        return pathlib.Path(snapshot_download(name, allow_patterns=["*.safetensors", *COMPANIONS]))
+        patterns = ["*.safetensors", *COMPANIONS] if weights else [*COMPANIONS]
+        return pathlib.Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(f"model {folder!r}: {' '.join(str(error).split())}") from error

@@ -35,9 +35,9 @@ class DataConfig:
         Literal["tofu", "authors", "muse", "wmdp", "mmlu", "qa", "chat", "text"]
     ]
     """authors: the embedded fictitious authors. From --data-dir: tofu; muse (one corpus, News or
-    Books); and, only to evaluate on, wmdp and mmlu. From --data-file, only to train on: qa (JSON
-    lines with question and answer), chat (JSON lines with messages), text (plain, or JSON lines
-    with text)."""
+    Books); wmdp (its corpora to unlearn, its questions to evaluate); and, only to evaluate on,
+    mmlu. From --data-file, only to train on: qa (JSON lines with question and answer), chat (JSON
+    lines with messages), text (plain, or JSON lines with text)."""
     data_dir: str | None = None
     """Folder with the files of tofu, muse, wmdp or mmlu under their Hugging Face names, or
     hf://organisation/name."""
@@ -46,12 +46,20 @@ class DataConfig:
     forget: str = "forget10"
     """TOFU's forget split: forget01, forget05 or forget10."""
     retain: str | None = None
-    """TOFU's retain split; the one that complements the forget split by default."""
+    """TOFU's retain split; the one that complements the forget split by default. Of wmdp: wikitext
+    by default, or corpora, those of its subjects."""
     holdout: str | None = None
     """TOFU's holdout split, which no model has seen, for membership inference; the one that belongs
     to the forget split by default, if it is there."""
+    alternatives: str | None = None
+    """File of other answers to the forget questions, for altpo: JSON lines with question and
+    alternate, as its authors' program writes them; the model's own answers by default."""
     subjects: str = ""
-    """Subjects of wmdp (bio, chem, cyber) or mmlu, separated by commas; all by default."""
+    """Subjects of wmdp (bio, chem, cyber; to unlearn, bio and cyber) or mmlu, separated by commas;
+    all by default."""
+    row_length: int | None = None
+    """Tokens that unlearning reads of a text of wmdp, and that a dry run takes for the longest row
+    of any data set that is not there; 512 by default."""
     authors: int = 40
     """Number of embedded authors."""
     forget_authors: int = 4
@@ -128,8 +136,12 @@ class LoopConfig:
     """Steps between checkpoints."""
     max_nonfinite: int = 5
     """Consecutive steps without a finite update before the run stops."""
+    steps: int | None = None
+    """Steps of the run, in place of epochs."""
 
     def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"steps must be >= 1, got {self.steps}")
         for name in ("batch_size", "log_every", "checkpoint_every", "max_nonfinite"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -188,6 +200,9 @@ class UnlearnConfig(Generic[M]):
     loop: tyro.conf.OmitArgPrefixes[LoopConfig] = LoopConfig(epochs=5.0, log_every=1)
     numerics: tyro.conf.OmitArgPrefixes[NumericsConfig] = NumericsConfig()
     lora: tyro.conf.OmitArgPrefixes[LoraConfig] = LoraConfig()
+    dry_run: bool = False
+    """Say what the run would take, from the model's config.json alone, take one step of a small
+    stand-in of it, and write nothing."""
 
 
 @dataclasses.dataclass(frozen=True)

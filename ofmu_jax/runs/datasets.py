@@ -1,18 +1,20 @@
 """The data that a config names, as items and as rows of tokens."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
-import numpy as np
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 from ofmu_jax.data import (
     RETAIN_OF,
+    WIKITEXT,
+    WMDP_DOMAINS,
     ChoiceTask,
     Encoded,
     MuseData,
     QAItem,
     Tokenizer,
     UnlearningData,
+    WmdpCorpora,
     check_unlearning_data,
     encode_chats,
     encode_qa,
@@ -21,22 +23,31 @@ from ofmu_jax.data import (
     load_muse,
     load_tofu,
     load_wmdp,
+    load_wmdp_corpora,
     make_authors,
     muse_chunks,
+    read_alternatives,
     read_chats,
     read_items,
     read_text,
+    text_rows,
 )
 from ofmu_jax.errors import InputError
 from ofmu_jax.runs.config import DataConfig, TrainConfig
+
+RequestData: TypeAlias = UnlearningData | MuseData | WmdpCorpora
+"""What can be asked to be unlearned."""
+
+ROW_LENGTH = 512
+"""The default of `DataConfig.row_length`."""
 
 
 def load_data(config: DataConfig) -> UnlearningData:
     """The forget, retain and evaluation sets that a config names, checked.
 
     Raises:
-      InputError: as `load_tofu`, `make_authors` and `check_unlearning_data` do; or a set that is
-        there to train on only.
+      InputError: as `load_tofu`, `make_authors`, `check_unlearning_data` and `read_alternatives`
+        do; or a set that is there to train on only.
     """
     if config.dataset == "authors":
         data = make_authors(
@@ -47,20 +58,33 @@ def load_data(config: DataConfig) -> UnlearningData:
     else:
         raise InputError(f"dataset {config.dataset} has no questions to forget; expected tofu")
     check_unlearning_data(data)
-    return data
+    if config.alternatives is None:
+        return data
+    alternatives = read_alternatives(config.alternatives, data.forget)
+    return dataclasses.replace(data, alternatives=alternatives)
 
 
-def load_request(config: DataConfig) -> UnlearningData | MuseData:
+def load_request(config: DataConfig) -> RequestData:
     """What a config names to be unlearned.
 
     Raises:
-      InputError: as `load_data` and `load_muse` do; or a data set that is not to be unlearned.
+      InputError: as `load_data`, `load_muse` and `load_wmdp_corpora` do; or a data set that is not
+        to be unlearned.
     """
-    if config.dataset == "muse":
-        return load_muse(data_dir(config))
+    if config.dataset in ("muse", "wmdp"):
+        if config.alternatives is not None:
+            raise InputError(
+                f"--alternatives {config.alternatives}: dataset {config.dataset} has no questions "
+                "that they could answer; expected tofu or authors"
+            )
+        if config.dataset == "muse":
+            return load_muse(data_dir(config))
+        domains = tuple(subjects(config)) or WMDP_DOMAINS
+        length = ROW_LENGTH if config.row_length is None else config.row_length
+        return load_wmdp_corpora(data_dir(config), domains, config.retain or WIKITEXT, length)
     if config.dataset not in ("tofu", "authors"):
         raise InputError(
-            f"dataset {config.dataset} has no forget set; expected tofu, authors or muse"
+            f"dataset {config.dataset} has no forget set; expected tofu, authors, muse or wmdp"
         )
     return load_data(config)
 
@@ -71,9 +95,14 @@ def load_tasks(config: DataConfig) -> tuple[ChoiceTask, ...]:
     Raises:
       InputError: as `load_wmdp` and `load_mmlu` do.
     """
-    subjects = [part.strip() for part in config.subjects.split(",") if part.strip()]
+    named = subjects(config)
     load = load_wmdp if config.dataset == "wmdp" else load_mmlu
-    return load(data_dir(config), subjects) if subjects else load(data_dir(config))
+    return load(data_dir(config), named) if named else load(data_dir(config))
+
+
+def subjects(config: DataConfig) -> list[str]:
+    """The subjects that a config names; none for all."""
+    return [part.strip() for part in config.subjects.split(",") if part.strip()]
 
 
 def data_dir(config: DataConfig) -> str:
@@ -223,7 +252,7 @@ class Request(NamedTuple):
     Attributes:
       forget: N rows.
       retain: M rows.
-      alternative: N rows, the questions of `forget` with refusals; None where none were asked for.
+      alternative: N rows, the questions of `forget` with other answers; None where none are given.
     """
 
     forget: Encoded
@@ -232,11 +261,11 @@ class Request(NamedTuple):
 
 
 def encode_request(
-    data: UnlearningData | MuseData,
+    data: RequestData,
     tokenizer: Tokenizer,
     template: str,
     limit: int,
-    refusals_seed: int | None = None,
+    answers: Sequence[str] | None = None,
 ) -> Request:
     """The rows of an unlearning request; those of questions have one width.
 
@@ -245,26 +274,23 @@ def encode_request(
       tokenizer: the model's.
       template: how a question becomes a prompt.
       limit: the model's `max_position_embeddings`.
-      refusals_seed: which refusals are drawn for the questions; without it none are.
+      answers: other answers to the questions that are to be forgotten.
 
     Raises:
-      InputError: as `encode_qa`, `muse_chunks` and `fitted` do; the data have no refusals, and some
-        are asked for.
+      InputError: as `encode_qa`, `muse_chunks` and `fitted` do.
     """
-    if refusals_seed is not None and (isinstance(data, MuseData) or not data.refusals):
-        raise InputError(
-            f"{data.name} has no refusals, which the method needs; expected idontknow.jsonl beside "
-            "the files of TOFU, or the embedded authors"
-        )
     if isinstance(data, MuseData):
         sets = (data.raw_forget, data.raw_retain1)
         return Request(*(muse_chunks(tokenizer, texts, min(limit, 2048)) for texts in sets))
+    if isinstance(data, WmdpCorpora):
+        length = min(limit, data.row_length)
+        return Request(
+            *(text_rows(tokenizer, texts, length) for texts in (data.forget, data.retain))
+        )
     rows = fitted(encode_qa(tokenizer, [*data.forget, *data.retain], template), limit)
     size = len(data.forget)
     request = Request(Encoded(*(x[:size] for x in rows)), Encoded(*(x[size:] for x in rows)))
-    if refusals_seed is None:
+    if answers is None:
         return request
-    drawn = np.random.default_rng((refusals_seed, 1)).integers(len(data.refusals), size=size)
-    answers = [data.refusals[index] for index in drawn]
     pairs = [(item.question, answer) for item, answer in zip(data.forget, answers, strict=True)]
     return request._replace(alternative=fitted(encode_qa(tokenizer, pairs, template), limit))

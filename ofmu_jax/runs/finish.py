@@ -15,6 +15,8 @@ from ofmu_jax.runs.trainable import Trainable
 
 def total_steps(loop: LoopConfig, size: int) -> int:
     """Steps of a run over `size` items."""
+    if loop.steps is not None:
+        return loop.steps
     return max(round(loop.epochs * steps_per_epoch(size, loop.batch_size)), 1)
 
 

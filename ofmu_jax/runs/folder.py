@@ -49,14 +49,15 @@ def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes strict JSON (a NaN becomes null), whole or not at all."""
-    write_atomic(path, json.dumps(_strict(value), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(strict_json(value), indent=1, ensure_ascii=False) + "\n")
 
 
-def _strict(value: Any) -> Any:
+def strict_json(value: Any) -> Any:
+    """The value with null in place of what strict JSON has no number for."""
     if isinstance(value, dict):
-        return {str(k): _strict(v) for k, v in value.items()}
+        return {str(k): strict_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
+        return [strict_json(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -121,7 +122,8 @@ def open_folder(output: OutputConfig, config: Any, same: bool = True) -> pathlib
 def _stated(config: Any) -> dict[str, Any]:
     """The config without what does not belong to the run's identity."""
     values = to_dict(config)
-    values.pop("output", None)
+    for name in ("output", "dry_run"):
+        values.pop(name, None)
     return values
 
 
@@ -146,7 +148,7 @@ def _differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, A
 
 def append_metrics(folder: pathlib.Path, records: list[dict[str, Any]]) -> None:
     """Appends one JSON line per record to `metrics.jsonl`."""
-    lines = "".join(json.dumps(_strict(record)) + "\n" for record in records)
+    lines = "".join(json.dumps(strict_json(record)) + "\n" for record in records)
     with (folder / METRICS).open("a", encoding="utf-8") as file:
         file.write(lines)
 

@@ -36,6 +36,13 @@ def trainable(params: Any, lora: Lora | None, seed: int) -> Trainable:
       InputError: a LoRA target matches no matrix.
     """
     if lora is None:
-        return Trainable(jax.tree.map(lambda x: x.copy(), params), (), lambda p, frozen: p)
+        return Trainable(jax.tree.map(lambda x: x.copy(), params), (), full_params(lora))
     adapters = init_lora(params, lora, jax.random.key(seed))
-    return Trainable(adapters, params, lambda p, frozen: apply_lora(frozen, p, lora.scale))
+    return Trainable(adapters, params, full_params(lora))
+
+
+def full_params(lora: Lora | None) -> Callable[[Any, Any], Any]:
+    """The `full` of a `Trainable`."""
+    if lora is None:
+        return lambda p, frozen: p
+    return lambda p, frozen: apply_lora(frozen, p, lora.scale)

@@ -3,35 +3,40 @@
 import functools
 import math
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
-from ofmu_jax.data import MuseData, UnlearningData, paired_indices, take
-from ofmu_jax.errors import InputError
-from ofmu_jax.losses import language, with_reference_logits
+from ofmu_jax.data import take
+from ofmu_jax.losses import language
 from ofmu_jax.methods import Method
-from ofmu_jax.models import Lora, forward
-from ofmu_jax.models.lora import target_paths
+from ofmu_jax.models import Lora, Network, forward
+from ofmu_jax.runs.answers import other_answers, with_alternatives
 from ofmu_jax.runs.config import LoopConfig, UnlearnConfig
-from ofmu_jax.runs.datasets import Request, encode_request, load_request
+from ofmu_jax.runs.datasets import Request, RequestData, encode_request, load_request
+from ofmu_jax.runs.dry_run import dry_run, report
 from ofmu_jax.runs.finish import finish, total_steps
-from ofmu_jax.runs.folder import open_folder
+from ofmu_jax.runs.folder import check_folder, open_folder
 from ofmu_jax.runs.loop import LoopResult, run_loop
 from ofmu_jax.runs.models import Model, has_model, load_model
+from ofmu_jax.runs.step import Feed, check_batches, unlearning_step
 from ofmu_jax.runs.trainable import Trainable, TrainState, trainable
+from ofmu_jax.runs.unseen import unseen_quantiles
 
 
 def unlearn(config: UnlearnConfig) -> pathlib.Path:
-    """Unlearns as `ofmu unlearn` does; returns the run folder."""
+    """Unlearns as `ofmu unlearn` does; returns the run folder, which a dry run leaves alone."""
+    if config.dry_run:
+        print(report(dry_run(config)))
+        return pathlib.Path(config.output.out)
     data = load_request(config.data)
     model = load_model(config.model, config.numerics, config.adapter)
     # Once more than needed, so that what does not fit is refused before anything is written.
-    if config.lora.lora is not None:
-        target_paths(model.params, config.lora.lora)
+    config.method.check_depth(model.config.num_hidden_layers)
+    _check_trained(model, config.method, config.lora.lora)
+    check_folder(config.output, config)
+    data = with_alternatives(data, model, config.method, config.loop.seed, config.data.template)
     _encode(data, model, config.method, config.loop, config.data.template)
     folder = open_folder(config.output, config)
     if config.output.resume and has_model(folder):
@@ -52,7 +57,7 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
 
 def unlearn_model(
     model: Model,
-    data: UnlearningData | MuseData,
+    data: RequestData,
     method: Method,
     loop: LoopConfig,
     folder: pathlib.Path,
@@ -77,61 +82,17 @@ def unlearn_model(
       What was trained, with the result of training as its `params`; the loop's result; and its
       number of steps.
     """
-    apply_fn = functools.partial(forward, model.config)
-    request = _encode(data, model, method, loop, template)
-    sizes = len(request.forget.lengths), len(request.retain.lengths)
-    answers = {"": request.forget}
-    if request.alternative is not None:
-        answers["alternative"] = request.alternative
-    references = {
-        name: _reference(apply_fn, model.params, rows)
-        for name, rows in answers.items()
-        if method.needs_reference
-    }
-
-    def batch(k: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        rows = paired_indices(*sizes, k, batch_size=loop.batch_size, seed=loop.seed)
-        batches = {name: take(encoded, rows[0]) for name, encoded in answers.items()}
-        for name, reference in references.items():
-            batches[name]["reference_log_prob"] = reference[rows[0]]
-        return {**batches.pop(""), **batches}, take(request.retain, rows[1])
-
-    check_batches(*batch(0))
-    steps = total_steps(loop, sizes[0])
-    tx = method.transformation(steps)
-    forget_loss, retain_loss = method.losses(apply_fn)
-
+    feed = prepare(model, data, method, loop, template)
+    check_batches(*feed.batches(0, loop.batch_size, loop.seed))
+    steps = total_steps(loop, len(feed.forget.lengths))
     target = trainable(model.params, lora, loop.seed)
-    original = model.params if method.needs_reference_logits else None
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(
-        state: TrainState, frozen: Any, original: Any, forget_batch: Any, retain_batch: Any
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        if method.needs_reference_logits:
-            # Once per step, however often the update rule evaluates the losses.
-            forget_batch, retain_batch = (
-                with_reference_logits(apply_fn, original, rows)
-                for rows in (forget_batch, retain_batch)
-            )
-        updates, opt_state = tx.update(
-            None,
-            state.opt_state,
-            state.params,
-            forget_fn=lambda p: forget_loss(target.full(p, frozen), forget_batch),
-            retain_fn=lambda p: retain_loss(target.full(p, frozen), retain_batch),
-        )
-        metrics = {
-            **optax.tree.get(opt_state, "diagnostics")._asdict(),
-            "notfinite_count": optax.tree.get(opt_state, "notfinite_count"),
-            "total_notfinite": optax.tree.get(opt_state, "total_notfinite"),
-        }
-        return TrainState(optax.apply_updates(state.params, updates), opt_state), metrics
-
+    original = model.params if method.needs_original else None
+    tx = method.transformation(steps)
+    step = unlearning_step(method, Network(model.config), tx, target.full)
     result = run_loop(
-        step,
+        jax.jit(step, donate_argnums=0),
         TrainState(target.params, tx.init(target.params)),
-        lambda k: (target.frozen, original, *batch(k)),
+        lambda k: (target.frozen, original, *feed.batches(k, loop.batch_size, loop.seed)),
         steps,
         loop,
         folder,
@@ -141,32 +102,53 @@ def unlearn_model(
     return target._replace(params=result.state.params), result, steps
 
 
-def _encode(
-    data: UnlearningData | MuseData, model: Model, method: Method, loop: LoopConfig, template: str
-) -> Request:
-    limit = model.config.max_position_embeddings
-    seed = loop.seed if method.needs_refusals else None
-    return encode_request(data, model.tokenizer, template, limit, seed)
+def prepare(
+    model: Model, data: RequestData, method: Method, loop: LoopConfig, template: str
+) -> Feed:
+    """The rows of a request and what a method needs to know about them.
 
-
-def check_batches(forget: Mapping[str, Any], retain: Mapping[str, Any]) -> None:
-    """Checks that a forget and a retain batch can go through one model.
+    Args:
+      model: the model that knows the forget set.
+      data: what to forget and what to retain.
+      method: the method, for what it needs.
+      loop: its seed draws refusals and alternatives.
+      template: how a question becomes a prompt.
 
     Raises:
-      InputError: if a key of the retain batch is missing in the forget batch, or an array differs
-        in dtype or number of dimensions.
+      InputError: as `encode_request`, `with_alternatives`, `other_answers`, `unseen_quantiles` and
+        the method's `check_depth` do.
     """
-    for key, value in retain.items():
-        if key not in forget:
-            raise InputError(
-                f"the retain batch has {key!r}, the forget batch only {sorted(forget)}"
-            )
-        for what, a, b in (
-            ("dtype", forget[key].dtype, value.dtype),
-            ("dimensions", forget[key].ndim, value.ndim),
-        ):
-            if a != b:
-                raise InputError(f"{key!r} has {what} {a} in forget batches but {b} in retain ones")
+    method.check_depth(model.config.num_hidden_layers)
+    data = with_alternatives(data, model, method, loop.seed, template)
+    request = _encode(data, model, method, loop, template)
+    answers = {"": request.forget}
+    if request.alternative is not None:
+        answers["alternative"] = request.alternative
+    apply_fn = functools.partial(forward, model.config)
+    references = {
+        name: _reference(apply_fn, model.params, rows)
+        for name, rows in answers.items()
+        if method.needs_reference
+    }
+    unseen = unseen_quantiles(model, data, template, method.name) if method.needs_unseen else None
+    return Feed(request.forget, request.retain, request.alternative, references, unseen)
+
+
+def _encode(
+    data: RequestData, model: Model, method: Method, loop: LoopConfig, template: str
+) -> Request:
+    limit = model.config.max_position_embeddings
+    answers = other_answers(data, method, loop.seed)
+    return encode_request(data, model.tokenizer, template, limit, answers)
+
+
+def _check_trained(model: Model, method: Method, lora: Lora | None) -> None:
+    """Raises InputError if the adapters or the method name parameters that the model lacks."""
+
+    def init(params: Any) -> Any:
+        return method.transformation(1).init(trainable(params, lora, 0).params)
+
+    jax.eval_shape(init, model.params)
 
 
 def _reference(apply_fn: Any, params: Any, encoded: Any) -> np.ndarray:

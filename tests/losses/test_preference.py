@@ -9,7 +9,7 @@ import pytest
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.losses import cross_entropy, dpo, npo
-from ofmu_jax.methods import IdkDpo, IdkNll
+from ofmu_jax.methods import AltPo, IdkDpo, IdkNll, get_method
 from tests.losses.test_unlearning import DATA, LOGITS, PLACES, PROBS, TOKENS, apply_fn, one_hot
 
 ROWS = len(TOKENS)
@@ -74,8 +74,22 @@ def test_the_methods(x64):
     forget, _ = IdkNll().losses(two_tables)
     np.testing.assert_allclose(forget(params, BATCH), cross_entropy(two_tables, params, OTHER))
     assert (IdkDpo().beta, IdkDpo().gamma, IdkDpo().alpha) == (0.1, 1, 1)
-    assert IdkNll.needs_refusals and IdkDpo.needs_refusals
-    assert IdkDpo.needs_reference and not IdkNll.needs_reference
+    assert IdkNll().needs_refusals and IdkDpo().needs_refusals
+    assert IdkDpo().needs_reference and not IdkNll().needs_reference
+
+
+def test_alternatives_take_the_place_of_refusals(x64):
+    method = AltPo(beta=0.4)
+    forget, _ = method.losses(two_tables)
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    np.testing.assert_allclose(forget(params, BATCH), dpo(two_tables, params, BATCH, 0.4))
+    assert get_method("altpo") is AltPo and (AltPo().beta, AltPo().gamma, AltPo().alpha) == (
+        0.1,
+        1,
+        1,
+    )
+    assert method.needs_alternatives and method.needs_reference and not method.needs_refusals
+    assert not IdkDpo().needs_alternatives
 
 
 def test_bad_temperatures_are_named():

@@ -12,6 +12,7 @@ from ofmu_jax.losses import (
     average_loss_per_item,
     counterfactual_cross_entropy,
     cross_entropy,
+    logit_margin,
     simnpo,
     weighted_ascent,
 )
@@ -100,11 +101,31 @@ def test_counterfactual_cross_entropy(x64):
     np.testing.assert_allclose(got_gradient, gradient, rtol=1e-8, atol=1e-14)
 
 
+def test_logit_margin(x64):
+    value, gradient = 0.0, np.zeros_like(LOGITS)
+    for row, t in PLACES:
+        logits = LOGITS[row, t - 1]
+        margin = logits.max() - logits.mean()
+        value += margin**2 / len(PLACES)
+        gradient[row, t - 1] += 2 * margin * (one_hot(logits.argmax()) - 1 / VOCAB) / len(PLACES)
+    got, got_gradient = value_and_gradient(logit_margin)
+    np.testing.assert_allclose(got, value, rtol=1e-10)
+    np.testing.assert_allclose(got_gradient, gradient, rtol=1e-8, atol=1e-14)
+
+
+def test_a_uniform_model_has_no_margin(x64):
+    got, gradient = jax.value_and_grad(lambda p: logit_margin(apply_fn, p, DATA))(
+        jnp.full_like(LOGITS, 3.0)
+    )
+    assert got == 0 and not np.any(gradient)
+
+
 def test_a_batch_without_scored_tokens_asks_for_nothing():
     nothing = {"tokens": TOKENS, "scored": np.zeros_like(SCORED)}
     for loss in (
         functools.partial(weighted_ascent, likelihood=1.0),
         counterfactual_cross_entropy,
+        logit_margin,
     ):
         value, gradient = jax.value_and_grad(
             lambda logits, loss=loss: loss(apply_fn, logits, nothing)

@@ -35,9 +35,17 @@ from tests.command_line import refused
 VOCAB = 5
 
 
-def apply_fn(params, tokens):
-    """A bigram model: the logits of the next token are a row of a table."""
-    return params[tokens]
+class Bigram:
+    """A bigram model: the logits of the next token are a row of a table, as are hidden states."""
+
+    def __call__(self, params, tokens):
+        return params[tokens]
+
+    def hidden_states(self, params, tokens, layer):
+        return params[tokens]
+
+
+apply_fn = Bigram()
 
 
 @pytest.fixture
@@ -52,7 +60,10 @@ def task(x64):
 
     forget, retain = batch(), batch()
     forget["reference_log_prob"] = rng.normal(size=3) - 4.0
-    forget["reference_logits"] = rng.normal(size=(3, 6, VOCAB))
+    for rows in (forget, retain):
+        rows["reference_logits"] = rng.normal(size=(3, 6, VOCAB))
+        rows["reference_states"] = rng.normal(size=(3, 6, VOCAB))
+    forget["unseen_quantiles"] = np.linspace(1.0, 8.0, 9)
     forget["alternative"] = batch() | {"reference_log_prob": rng.normal(size=3) - 4.0}
     return table, forget, retain
 
@@ -106,7 +117,7 @@ def test_ofmu_maximises_what_the_baselines_minimise(task):
     table, forget, retain = task
     for ours, theirs in (
         (Ofmu(), GradAscent()),
-        (Ofmu(forget_loss="npo", npo_beta=0.2), Npo(beta=0.2)),
+        (Ofmu(forget_loss="npo", forget_beta=0.2), Npo(beta=0.2)),
     ):
         a, retain_a = ours.losses(apply_fn)
         b, retain_b = theirs.losses(apply_fn)

@@ -18,12 +18,12 @@ def _rotate(x, position, theta):
     return turned
 
 
-def logits(config, params, tokens):
-    """Logits (S, V) of one sequence (S,)."""
+def states(config, params, tokens, depth):
+    """The residual stream (S, E) of one sequence (S,) after its first `depth` layers."""
     embedding = np.asarray(params["embed_tokens"], np.float64)
     group = config.num_attention_heads // config.num_key_value_heads
     stream = [embedding[token] for token in tokens]
-    for layer in range(config.num_hidden_layers):
+    for layer in range(depth):
         w = {
             name: np.asarray(value[layer], np.float64)
             for part in ("self_attn", "mlp")
@@ -52,6 +52,13 @@ def logits(config, params, tokens):
             gate = x @ w["gate_proj"]
             inner = gate / (1 + np.exp(-gate)) * (x @ w["up_proj"])
             stream[t] = stream[t] + inner @ w["down_proj"]
+    return np.stack(stream)
+
+
+def logits(config, params, tokens):
+    """Logits (S, V) of one sequence (S,)."""
+    stream = states(config, params, tokens, config.num_hidden_layers)
+    embedding = np.asarray(params["embed_tokens"], np.float64)
     final = np.asarray(params["norm"]["weight"], np.float64)
     head = np.asarray(params.get("lm_head", embedding), np.float64)
     return np.stack([_norm(x, final, config.norm_eps) @ head.T for x in stream])

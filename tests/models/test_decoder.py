@@ -9,8 +9,10 @@ import pytest
 from ofmu_jax.errors import InputError
 from ofmu_jax.models import (
     DecoderConfig,
+    Network,
     decode,
     forward,
+    hidden_states,
     init_decoding,
     init_params,
     logical_axes,
@@ -66,6 +68,29 @@ def test_matches_the_numpy_reference(changes):
     assert logits.dtype == jnp.float32
     expected = [reference.logits(config, params, np.asarray(row)) for row in tokens]
     np.testing.assert_allclose(logits, np.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_hidden_states_match_the_numpy_reference(layer):
+    params, tokens = make_params(CONFIG), make_tokens((2, 9))
+    # A block that is not run may hold anything.
+    damaged = jax.tree.map(lambda x: x.at[layer + 1 :].set(jnp.nan), params["layers"])
+    states = hidden_states(CONFIG, params | {"layers": damaged}, tokens, layer)
+    assert states.shape == (2, 9, 16) and states.dtype == jnp.float32
+    expected = [reference.states(CONFIG, params, np.asarray(row), layer + 1) for row in tokens]
+    np.testing.assert_allclose(states, np.stack(expected), rtol=1e-4, atol=1e-4)
+    network = Network(CONFIG)
+    np.testing.assert_array_equal(network.hidden_states(params, tokens, layer), states)
+    np.testing.assert_array_equal(network(params, tokens), forward(CONFIG, params, tokens))
+
+
+def test_hidden_states_of_a_block_that_there_is_not():
+    params, tokens = make_params(CONFIG), make_tokens((1, 4))
+    for layer in (-1, 3):
+        with pytest.raises(InputError, match=f"layer is {layer}; expected one of 0 to 2, since"):
+            hidden_states(CONFIG, params, tokens, layer)
+    with pytest.raises(InputError, match="a sequence has 17 tokens"):
+        hidden_states(CONFIG, params, make_tokens((1, 17)), 0)
 
 
 def test_causality_by_gradients():

@@ -12,7 +12,7 @@ import pytest
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals.generation import generate
-from ofmu_jax.models import FAMILIES, forward, read_checkpoint, write_checkpoint
+from ofmu_jax.models import FAMILIES, forward, hidden_states, read_checkpoint, write_checkpoint
 from ofmu_jax.models.blocks import _ACTIVATIONS as FUNCTIONS
 from ofmu_jax.models.families import _ACTIVATIONS as NAMES
 from ofmu_jax.models.families import decoder_config
@@ -64,6 +64,29 @@ def test_logits_equal_the_peers_whatever_the_padding(load, name, length):
     logits = np.asarray(run(config, params, tokens, mask))
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits[mask], expected[mask], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama-3.2", "qwen2.5-window-yarn", "phi-1.5", "gemma-2"])
+def test_hidden_states_equal_the_peers(load, name):
+    peer, _, (config, params, _) = load(name)
+    tokens = make_tokens((2, 40))
+    seen = []
+    hooks = [
+        block.register_forward_hook(
+            lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
+        for block in peer.model.layers
+    ]
+    peer_logits(peer, tokens)
+    for hook in hooks:
+        hook.remove()
+    mask = np.arange(40) < np.array([[40], [31]])
+    for layer, expected in enumerate(seen):
+        states = hidden_states(config, params, tokens, layer, mask)
+        np.testing.assert_allclose(
+            states[mask], expected.numpy()[mask], rtol=1e-4, atol=1e-4, err_msg=str(layer)
+        )
+    assert len(seen) == config.num_hidden_layers
 
 
 # Those that decode along paths of their own; the others take long together.

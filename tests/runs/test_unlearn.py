@@ -12,10 +12,11 @@ from ofmu_jax.evals import Subject, answer_losses
 from ofmu_jax.losses import with_reference_logits
 from ofmu_jax.methods import get_method
 from ofmu_jax.models import forward
+from ofmu_jax.runs.answers import other_answers
 from ofmu_jax.runs.datasets import encode_request
 from ofmu_jax.runs.folder import read_metrics
 from ofmu_jax.runs.models import load_model
-from ofmu_jax.runs.unlearn import check_batches
+from ofmu_jax.runs.step import check_batches
 from tests.command_line import refused
 from tests.runs.checkpoints import DATA, make_checkpoint
 
@@ -83,7 +84,8 @@ def test_refusals_become_the_answers(tmp_path, name):
     assert main(["unlearn", *base, *rates, "--out", str(out)]) == 0
     data = make_authors(seed=0, authors=4, forget_authors=1)
     model = load_model(folder)
-    request = encode_request(data, model.tokenizer, DEFAULT_TEMPLATE, 256, refusals_seed=0)
+    answers = other_answers(data, get_method(name)(), seed=0)
+    request = encode_request(data, model.tokenizer, DEFAULT_TEMPLATE, 256, answers)
     texts = [
         model.tokenizer.decode(tokens[scored].tolist())
         for tokens, scored in zip(
