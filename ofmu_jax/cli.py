@@ -36,6 +36,7 @@ commands:
   train       train a small Llama, or fine-tune a checkpoint
   unlearn     make a trained model forget; --method {" | ".join(METHODS)}
   evaluate    forget quality, model utility, memorisation, membership inference, and their parts
+  compare     methods with the same number of trials each, then seeds: table, tests, trade-off plot
   forget-quality   two TOFU_EVAL.json, of whichever tool, held against each other
   export      write a model as a Hugging Face folder
 
@@ -95,6 +96,8 @@ def _run(command: str, arguments: list[str]) -> int:
 
 def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
     """Imported late, so that `ofmu --help` does not wait for plots and statistics."""
+    from ofmu_jax.contest.compare import compare
+    from ofmu_jax.contest.config import CompareConfig
     from ofmu_jax.runs.demo import DemoConfig, demo
     from ofmu_jax.runs.evaluate import evaluate
     from ofmu_jax.runs.models import export
@@ -107,6 +110,7 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
         "train": (TrainConfig, train),
         "unlearn": (UnlearnConfig, unlearn),
         "evaluate": (EvaluateConfig, evaluate),
+        "compare": (CompareConfig, compare),
         "forget-quality": (ForgetQualityConfig, compare_results),
         "export": (ExportConfig, export),
     }

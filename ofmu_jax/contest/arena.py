@@ -1,0 +1,162 @@
+"""Where methods compete: an original model, a retrained one, and two halves of the items."""
+
+import dataclasses
+import pathlib
+import statistics
+from typing import Any
+
+from ofmu_jax.contest.config import Contest
+from ofmu_jax.contest.population import Outcome, Runner
+from ofmu_jax.data import UnlearningData
+from ofmu_jax.errors import InputError
+from ofmu_jax.evals import Subject, evaluate_tofu
+from ofmu_jax.runs.datasets import load_data
+from ofmu_jax.runs.models import Model, has_model, load_model
+from ofmu_jax.runs.report import score
+from ofmu_jax.runs.train import train
+
+SELECT, REPORT = "select", "report"
+
+_PROBABILITIES = ("forget_Q_A_Prob", "retain_Q_A_Prob")
+_RETAIN_TERMS = ("retain_Q_A_Prob", "retain_Q_A_ROUGE", "retain_Truth_Ratio")
+
+
+def half(data: UnlearningData, which: str) -> UnlearningData:
+    """The items that a setting is selected on, or those that are reported.
+
+    The first and the second half of every evaluation set. Sets are in the order of their authors,
+    so that the halves have no author in common where an author's items do not straddle the middle.
+    Unlearning is of all items in either case.
+    """
+
+    def part(items: tuple) -> tuple:
+        middle = len(items) // 2
+        return items[:middle] if which == SELECT else items[middle:]
+
+    return dataclasses.replace(
+        data,
+        forget_eval=part(data.forget_eval),
+        retain_eval=part(data.retain_eval),
+        real_authors=part(data.real_authors),
+        world_facts=part(data.world_facts),
+        holdout=(),
+    )
+
+
+class Arena:
+    """One replicate: its models, trained or found in the folder, and how runs are judged.
+
+    Attributes:
+      contest: the comparison.
+      data: the replicate's data.
+      original: the model that all methods start from.
+      retrained: the model that never saw the forget set.
+      runner: runs methods on the original model.
+    """
+
+    def __init__(self, contest: Contest, folder: pathlib.Path, replicate: int) -> None:
+        self.contest = contest
+        config = contest.data_of(replicate)
+        self.data = load_data(config)
+        models = folder / "models"
+        self.original = _trained(contest, replicate, "full", models)
+        self.retrained = _trained(contest, replicate, "retain", models)
+        self.runner = Runner(self.original, self.data, contest.rules.loop, config.template)
+        self._retained: dict[str, dict[str, Any]] = {}
+
+    def figures(self, params: Any, which: str) -> dict[str, Any]:
+        """What a model is judged by on one half of the items.
+
+        Args:
+          params: the model's parameters.
+          which: SELECT or REPORT.
+
+        Returns:
+          `forget_quality` (p), `log10_p`, `ks_distance`, `utility`, `relative_utility`,
+          `model_utility`, `forget_probability`, `retain_probability`, and `score`, the harmonic
+          mean of p and the relative utility, at most 1.
+        """
+        own, retained = self._results(params, which), self._retrained_results(which)
+        quality = own["forget_quality"]
+        utility, yardstick = self._utility(own), self._utility(retained)
+        relative = utility / yardstick if yardstick else 0.0
+        forget, retain = (own[name]["agg_value"] for name in _PROBABILITIES)
+        return {
+            "forget_quality": quality["agg_value"],
+            "log10_p": quality["log10_p"],
+            "ks_distance": quality["D"],
+            "utility": utility,
+            "relative_utility": relative,
+            "model_utility": own["model_utility"]["agg_value"] if "model_utility" in own else None,
+            "forget_probability": forget,
+            "retain_probability": retain,
+            "score": score(quality["agg_value"], relative),
+        }
+
+    def record(self, outcome: Outcome, which: str) -> dict[str, Any]:
+        """The record of a run: whether it diverged, its figures, objective and costs."""
+        figures: dict[str, Any] = {}
+        diverged = outcome.diverged
+        if not diverged:
+            try:
+                figures = self.figures(outcome.params, which)
+            except InputError:  # a loss is not finite: nothing else is wrong with these data
+                diverged = True
+        if figures:
+            s = outcome.metrics["curvature"]
+            s = s[s == s]
+            if len(s):
+                figures |= {
+                    "curvature_positive": float((s > 0).mean()),
+                    "curvature_mean": float(s.mean()),
+                }
+        return {
+            "status": "diverged" if diverged else "ok",
+            "objective": figures.get("score", 0.0),
+            "figures": figures,
+            "cost": {
+                "seconds": outcome.seconds,
+                "compile_seconds": outcome.compile_seconds,
+                "gradient_equivalents": outcome.gradient_equivalents,
+                "peak_memory_gib": outcome.peak_memory_gib,
+            },
+        }
+
+    def _utility(self, results: dict[str, Any]) -> float:
+        if self.contest.rules.utility == "model":
+            return float(results["model_utility"]["agg_value"])
+        return statistics.harmonic_mean([results[name]["agg_value"] for name in _RETAIN_TERMS])
+
+    def _retrained_results(self, which: str) -> dict[str, Any]:
+        if which not in self._retained:
+            self._retained[which] = self._evaluate(self.retrained.params, which)
+        return self._retained[which]
+
+    def _results(self, params: Any, which: str) -> dict[str, Any]:
+        retained = self._retrained_results(which)
+        return self._evaluate(params, which, retain_results=retained)
+
+    def _evaluate(self, params: Any, which: str, **options: Any) -> dict[str, Any]:
+        model, rules = self.original, self.contest.rules
+        wanted = [*_PROBABILITIES, "forget_quality", *_RETAIN_TERMS]
+        if rules.utility == "model" or which == REPORT:
+            wanted.append("model_utility")
+        template = self.contest.data.template
+        return evaluate_tofu(
+            Subject(model.config, params, model.tokenizer, template),
+            half(self.data, which),
+            wanted=wanted,
+            max_new_tokens=rules.max_new_tokens,
+            **options,
+        )
+
+
+def _trained(contest: Contest, replicate: int, split: str, models: pathlib.Path) -> Model:
+    """A trained model, from the folder if it is there whole; training resumes where it stopped."""
+    name = f"{'original' if split == 'full' else 'retrained'}_{replicate}"
+    folder = models / name
+    if not has_model(folder):
+        config = contest.training(replicate, split, str(folder))
+        output = dataclasses.replace(config.output, resume=True)
+        train(dataclasses.replace(config, output=output))
+    return load_model(folder)

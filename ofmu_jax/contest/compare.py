@@ -1,0 +1,200 @@
+"""`ofmu compare`: search, choose, repeat over seeds, report; what is done already stays done."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ofmu_jax.contest.arena import REPORT, SELECT, Arena
+from ofmu_jax.contest.config import CompareConfig, Contest, Entry, chosen, read_contest
+from ofmu_jax.contest.ledger import Ledger
+from ofmu_jax.contest.population import Member
+from ofmu_jax.contest.report import (
+    PARETO,
+    SENSITIVITY,
+    plot_pareto,
+    plot_sensitivity,
+    write_report,
+)
+from ofmu_jax.contest.space import Point, corners, draw_points
+from ofmu_jax.contest.summary import summarise
+from ofmu_jax.runs.cache import cache_folder, keep_programs
+from ofmu_jax.runs.config import versions
+from ofmu_jax.runs.folder import RESULTS, open_folder, write_json
+
+RUNS, CONTEST = "runs.jsonl", "contest.json"
+SEARCH, FINAL, REFERENCE = "search", "final", "reference"
+
+
+def compare(config: CompareConfig) -> pathlib.Path:
+    """Compares methods as `ofmu compare` does; returns the folder.
+
+    Raises:
+      InputError: as `read_contest` does; the data or the model lack what a method needs.
+    """
+    contest = read_contest(config)
+    keep_programs(cache_folder())
+    folder = open_folder(config.output, config, same=False)
+    write_json(folder / CONTEST, contest.stated())
+    arenas = functools.cache(lambda replicate: Arena(contest, folder, replicate))
+    labels = chosen(config, contest)
+    for entry in map(contest.entries.__getitem__, labels):
+        for point in corners(entry.space):
+            arenas(0).runner.check(entry.at(point))
+    ledger = Ledger(folder / RUNS)
+    for label in labels:
+        _run_entry(contest, contest.entries[label], ledger, arenas)
+    _run_references(contest, ledger, arenas)
+    report(contest, ledger, folder)
+    print((folder / "report.md").read_text(encoding="utf-8"))
+    return folder
+
+
+def report(contest: Contest, ledger: Ledger, folder: pathlib.Path) -> None:
+    """Writes results.json, report.md and the plots, from the ledger alone."""
+    records = [
+        record
+        for label in contest.entries
+        for record in _current(contest, _of(contest, ledger, label))
+    ]
+    references = [r for r in ledger.read() if r["stage"] == REFERENCE]
+    summary = summarise(records, list(contest.entries))
+    stated = contest.stated()
+    write_json(
+        folder / RESULTS,
+        {
+            "summary": summary,
+            "references": references,
+            "contest": stated,
+            "versions": versions(),
+        },
+    )
+    plot_pareto(summary, folder / PARETO)
+    plot_sensitivity(records, folder / SENSITIVITY)
+    del stated["methods"]  # the tables show them
+    write_report(folder, summary, references, {**stated, "versions": versions()})
+
+
+class _Run(NamedTuple):
+    """A run to be made: in which stage, of which trial's point, with which seed."""
+
+    stage: str
+    trial: int
+    seed: int
+    point: Point
+
+
+def _run_entry(
+    contest: Contest, entry: Entry, ledger: Ledger, arenas: Callable[[int], Arena]
+) -> None:
+    """Every run of a method that the ledger lacks."""
+    rules = contest.rules
+    points = draw_points(entry.space, rules.trials, rules.draw, entry.label)
+    _run_all(
+        contest,
+        entry,
+        [_Run(SEARCH, trial, 0, point) for trial, point in enumerate(points)],
+        ledger,
+        arenas,
+    )
+    best = _best(contest, _of(contest, ledger, entry.label))
+    if best is not None:
+        # The search's order of the data is seed 0, which is not used again.
+        finals = [
+            _Run(FINAL, best["trial"], seed, best["point"]) for seed in range(1, rules.seeds + 1)
+        ]
+        _run_all(contest, entry, finals, ledger, arenas)
+
+
+def _run_all(
+    contest: Contest,
+    entry: Entry,
+    runs: Sequence[_Run],
+    ledger: Ledger,
+    arenas: Callable[[int], Arena],
+) -> None:
+    done = {(r["stage"], r["trial"], r["seed"]) for r in _of(contest, ledger, entry.label)}
+    pending = [run for run in runs if (run.stage, run.trial, run.seed) not in done]
+    label = f"{entry.label} {runs[0].stage}"
+    with tqdm(total=len(runs), initial=len(runs) - len(pending), desc=label, disable=None) as bar:
+        for chunk in _chunks(contest, entry, pending):
+            arena = arenas(_replicate(contest, chunk[0]))
+            members = [Member(entry.at(run.point), run.seed) for run in chunk]
+            outcomes = arena.runner.run(members, entry.traced)
+            records = [
+                {
+                    **run._asdict(),
+                    "method": entry.label,
+                    "fingerprint": contest.fingerprint(entry.label),
+                    **arena.record(outcome, SELECT if run.stage == SEARCH else REPORT),
+                }
+                for run, outcome in zip(chunk, outcomes, strict=True)
+            ]
+            ledger.append(records)
+            bar.update(len(chunk))
+            bar.set_postfix_str(f"score={records[-1]['objective']:.3f}")
+
+
+def _chunks(contest: Contest, entry: Entry, runs: Sequence[_Run]) -> Iterator[list[_Run]]:
+    """Runs that one program serves, at most `population` of them at once."""
+    groups: dict[Any, list[_Run]] = {}
+    for run in runs:
+        fixed = [value for name, value in run.point.items() if name not in entry.traced]
+        groups.setdefault((_replicate(contest, run), *fixed), []).append(run)
+    size = contest.rules.population
+    for group in groups.values():
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def _replicate(contest: Contest, run: _Run) -> int:
+    return 0 if run.stage == SEARCH else run.seed % contest.rules.replicates
+
+
+def _run_references(contest: Contest, ledger: Ledger, arenas: Callable[[int], Arena]) -> None:
+    """The figures of the models before unlearning and of the retrained ones."""
+    done = {(r["method"], r["seed"]) for r in ledger.read() if r["stage"] == REFERENCE}
+    for replicate in range(contest.rules.replicates):
+        for name in ("original", "retrained"):
+            if (name, replicate) not in done:
+                arena = arenas(replicate)
+                model = arena.original if name == "original" else arena.retrained
+                record = {"stage": REFERENCE, "method": name, "seed": replicate}
+                ledger.append([record | {"figures": arena.figures(model.params, REPORT)}])
+
+
+def _of(contest: Contest, ledger: Ledger, label: str) -> list[dict[str, Any]]:
+    """A method's records, but those made under other settings or at points no longer drawn."""
+    entry, rules = contest.entries[label], contest.rules
+    points = draw_points(entry.space, rules.trials, rules.draw, label)
+    fingerprint = contest.fingerprint(label)
+    return [
+        r
+        for r in ledger.read()
+        if r["stage"] != REFERENCE
+        and r["method"] == label
+        and r["fingerprint"] == fingerprint
+        and r["trial"] < rules.trials
+        and r["point"] == points[r["trial"]]
+        and (r["stage"] == SEARCH or r["seed"] <= rules.seeds)
+    ]
+
+
+def _best(contest: Contest, records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The trial whose setting is chosen; None before the search is complete or if all diverged."""
+    trials = [r for r in records if r["stage"] == SEARCH]
+    usable = [r for r in trials if r["status"] == "ok"]
+    if len(trials) < contest.rules.trials or not usable:
+        return None
+    return max(usable, key=lambda r: (r["objective"], -r["trial"]))
+
+
+def _current(contest: Contest, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The trials, and the runs of the setting that is chosen now."""
+    best = _best(contest, records)
+    return [
+        r
+        for r in records
+        if r["stage"] == SEARCH or (best is not None and r["trial"] == best["trial"])
+    ]

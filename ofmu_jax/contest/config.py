@@ -1,0 +1,265 @@
+"""What a comparison compares: read from a file, checked whole before anything is run."""
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import tyro
+
+from ofmu_jax.contest.space import Point, check_space, corners
+from ofmu_jax.errors import InputError
+from ofmu_jax.methods import Method, get_method
+from ofmu_jax.runs.config import (
+    DataConfig,
+    LoopConfig,
+    OutputConfig,
+    TrainConfig,
+    from_dict,
+    read_mapping,
+    to_dict,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """Compare methods: the same number of trials for each, then seeds of the chosen setting."""
+
+    config: tyro.conf.Positional[str]
+    """The comparison, a YAML or JSON file; see docs/comparison.md."""
+    output: tyro.conf.OmitArgPrefixes[OutputConfig]
+    data_dir: str | None = None
+    """Where the data's files are, in place of what the file says."""
+    model: str | None = None
+    """What the original and the retrained model are trained from, in place of what the file says:
+    a preset, a run folder, a Hugging Face folder, or hf://organisation/name."""
+    methods: str = ""
+    """Only these of the file's methods, separated by commas, are run now; with --resume another
+    process may run others in the same folder. The report shows all that the folder holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What holds for every method of a comparison."""
+
+    epochs: float = 5.0
+    """Passes over the forget set."""
+    batch_size: int = 16
+    """Forget items, and retain items, per step."""
+    trials: int = 16
+    """Points of its search space that each method may try."""
+    draw: Literal["sobol", "random"] = "sobol"
+    """How the points are drawn."""
+    seeds: int = 5
+    """Runs of the chosen setting, each with an order of the data of its own."""
+    replicates: int = 1
+    """Pairs of an original and a retrained model, each pair with a seed of training (and, of the
+    embedded authors, a generation) of its own. The search uses the first; run i of the chosen
+    setting pair i modulo `replicates`."""
+    utility: Literal["model", "retain"] = "model"
+    """Which utility counts: TOFU's model utility, the harmonic mean of nine; or, for models that
+    never knew real authors and the world, of the three on the retain set."""
+    max_new_tokens: int = 100
+    """Bound on the length of generated answers."""
+    population: int = 1
+    """Runs of one method at once, in one program."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "trials", "replicates", "max_new_tokens", "population"):
+            if getattr(self, name) < 1:
+                raise InputError(f"rules: {name} must be >= 1, got {getattr(self, name)}")
+        if self.seeds < 2:
+            raise InputError(f"rules: seeds must be >= 2 for an interval, got {self.seeds}")
+
+    @property
+    def loop(self) -> LoopConfig:
+        """How long a run is."""
+        return LoopConfig(self.epochs, self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A method in the comparison.
+
+    Attributes:
+      label: its name in the tables.
+      base: the method with what is fixed.
+      space: what is searched.
+    """
+
+    label: str
+    base: Method
+    space: Mapping[str, Any]
+
+    def at(self, point: Point) -> Method:
+        """The method at a point of its space.
+
+        Raises:
+          InputError: an unknown parameter, or a value out of its range.
+        """
+        values = {**to_dict(self.base), **point}
+        return from_dict(Method, values, f"methods.{self.label}")  # type: ignore[type-abstract]
+
+    @property
+    def traced(self) -> frozenset[str]:
+        """The searched parameters that are real numbers, which one program serves at all values."""
+        kinds = typing.get_type_hints(type(self.base))
+        # How many steps the warm-up takes is part of the program.
+        return frozenset(
+            name
+            for name in self.space
+            if float in (kinds[name], *typing.get_args(kinds[name])) and name != "warmup"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """A comparison, read and checked.
+
+    Attributes:
+      data: the data set and the forget request.
+      train: how the original and the retrained models are trained, as fields of TrainConfig.
+      rules: what holds for all methods.
+      entries: the methods by label.
+    """
+
+    data: DataConfig
+    train: Mapping[str, Any]
+    rules: Rules
+    entries: Mapping[str, Entry]
+
+    def training(self, replicate: int, split: str, out: str) -> TrainConfig:
+        """The config that trains the original ("full") or the retrained ("retain") model."""
+        loop = {"log_every": 50, "checkpoint_every": 1000, **self.train.get("loop", {})}
+        values = {
+            **self.train,
+            "loop": {**loop, "seed": replicate},
+            "data": to_dict(self.data_of(replicate)),
+            "split": split,
+            "output": {"out": out},
+        }
+        return from_dict(TrainConfig, values, "train")
+
+    def data_of(self, replicate: int) -> DataConfig:
+        """The data of a replicate: of the embedded authors, a generation of its own."""
+        return dataclasses.replace(self.data, data_seed=self.data.data_seed + replicate)
+
+    def stated(self) -> dict[str, Any]:
+        """All of it as plain values; read back, it is the same comparison."""
+        methods = {}
+        for label, entry in self.entries.items():
+            fixed = to_dict(entry.base)
+            for name in entry.space:
+                fixed.pop(name)
+            methods[label] = {"method": fixed.pop("name"), **fixed, "search": dict(entry.space)}
+        return {
+            "data": to_dict(self.data),
+            "train": dict(self.train),
+            "rules": to_dict(self.rules),
+            "methods": methods,
+        }
+
+    def fingerprint(self, label: str) -> str:
+        """What a run's record depends on besides its point, stage and seed.
+
+        Of the values that are not the default ones, so that a new field leaves old records valid;
+        not of where data and models lie, nor of how many runs there are and how many at once.
+        """
+        data = _changed(dataclasses.replace(self.data, data_dir=None))
+        rules = _changed(self.rules)
+        for name in ("trials", "seeds", "population", "draw", "replicates"):
+            rules.pop(name, None)
+        base = _changed(self.entries[label].base)
+        method = {name: v for name, v in base.items() if name not in self.entries[label].space}
+        stated = [data, {**self.train, "model": None}, rules, self.entries[label].base.name, method]
+        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """The values of a config that are not its defaults."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    }
+
+
+def read_contest(config: CompareConfig) -> Contest:
+    """Reads and checks a comparison.
+
+    Raises:
+      InputError: for an unknown section, method, field or hyperparameter, a value out of range, an
+        empty search space, or a method named on the command line that the file lacks.
+    """
+    values = read_mapping(config.config)
+    source = f"config {config.config}"
+    known = ("data", "train", "rules", "methods")
+    for name in values:
+        if name not in known:
+            raise InputError(f"{source}: unknown section {name!r}; expected {', '.join(known)}")
+    data = {**_mapping(values, "data", source)}
+    train = {**_mapping(values, "train", source)}
+    if config.data_dir is not None:
+        data["data_dir"] = config.data_dir
+    if config.model is not None:
+        train["model"] = config.model
+    contest = Contest(
+        from_dict(DataConfig, data, f"{source}: data"),
+        train,
+        from_dict(Rules, _mapping(values, "rules", source), f"{source}: rules"),
+        {
+            label: _entry(label, entry, source)
+            for label, entry in _mapping(values, "methods", source).items()
+        },
+    )
+    if contest.data.dataset not in ("tofu", "authors"):
+        raise InputError(
+            f"{source}: data.dataset is {contest.data.dataset!r}; expected tofu or authors"
+        )
+    if not contest.entries:
+        raise InputError(f"{source}: no methods; expected at least one")
+    chosen(config, contest)
+    contest.training(0, "full", "unused")
+    return contest
+
+
+def chosen(config: CompareConfig, contest: Contest) -> list[str]:
+    """The labels to be run now.
+
+    Raises:
+      InputError: the file has no method of a label.
+    """
+    labels = [part.strip() for part in config.methods.split(",") if part.strip()]
+    for label in labels:
+        if label not in contest.entries:
+            raise InputError(
+                f"--methods: {label!r} is not in {config.config}; expected some of "
+                f"{', '.join(contest.entries)}"
+            )
+    return labels or list(contest.entries)
+
+
+def _mapping(values: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    section = {} if section is None else section
+    if not isinstance(section, Mapping):
+        raise InputError(f"{source}: section {name!r} is {section!r}; expected a mapping")
+    return section
+
+
+def _entry(label: str, values: Any, source: str) -> Entry:
+    where = f"{source}: methods.{label}"
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} is {values!r}; expected a mapping with a search space")
+    fixed = {**values}
+    space = fixed.pop("search", None)
+    check_space(space, where)
+    name = fixed.pop("method", label)
+    get_method(name)
+    base = from_dict(Method, {"name": name, **fixed}, where)  # type: ignore[type-abstract]
+    entry = Entry(label, base, space)
+    for point in corners(space):
+        from_dict(Method, {"name": name, **fixed, **point}, where)  # type: ignore[type-abstract]
+    return entry

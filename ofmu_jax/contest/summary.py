@@ -1,0 +1,181 @@
+"""From the records of a comparison to its figures: chosen settings, intervals, tests, costs."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ofmu_jax.contest.significance import disjoint, holm, mean_interval, paired_p
+
+FIGURES = (
+    "score",
+    "forget_quality",
+    "log10_p",
+    "ks_distance",
+    "utility",
+    "relative_utility",
+    "model_utility",
+    "forget_probability",
+    "retain_probability",
+    "curvature_positive",
+    "curvature_mean",
+)
+COSTS = ("gradient_equivalents", "seconds", "peak_memory_gib")
+PER_SEED = ("score", "forget_quality", "ks_distance", "relative_utility")
+NEAR_BEST = 0.95
+
+Record = Mapping[str, Any]
+
+
+def summarise(records: Iterable[Record], methods: Sequence[str]) -> dict[str, Any]:
+    """The figures of every method, from the records of its trials and its final runs.
+
+    Of records of the same trial, or of the same final seed, the last one holds.
+
+    Args:
+      records: of stage "search" and "final"; other stages and other methods are left aside.
+      methods: the methods to report, in the order to report them.
+
+    Returns:
+      JSON types only, None for what is not known (yet):
+        `methods`: by name,
+          `trials`, `diverged_trials`: numbers of them;
+          `best`: `trial`, `point` and `objective` of the trial with the largest objective, the
+            first one of several; None if none finished;
+          `objective_median`, `objective_p90`: quantiles over all trials, diverged ones being 0;
+          `near_best_share`: the share of all trials with an objective of at least 95 % of the
+            best; None if the best is 0;
+          `search_seconds`: seconds of all trials together;
+          `finals`, `diverged_finals`: numbers of final runs;
+          `figures`: a mean with the ends of its 95 % interval over seeds (`mean`, `low`, `high`;
+            the ends None for one seed) for every name in `FIGURES`. A diverged run has score 0
+            and nothing else;
+          `forget_quality_median`: over the final runs that did not diverge;
+          `per_seed`: `seed`, and a value per seed for every name in `PER_SEED`;
+          `against`: the comparison of scores with `method`, the best of the others by mean score:
+            `seeds` (how many both have), `difference` (an interval, as above, of the pairs),
+            `p` (paired t-test), `holm_p` (adjusted for all methods) and `disjoint` (whether the
+            intervals of the two means are);
+          `cost`: the mean over final runs for every name in `COSTS`;
+        `ranking`: the methods that have final runs, best mean score first.
+    """
+    trials: dict[str, dict[int, Record]] = {name: {} for name in methods}
+    finals: dict[str, dict[int, Record]] = {name: {} for name in methods}
+    for record in records:
+        if record["method"] in trials:
+            if record["stage"] == "search":
+                trials[record["method"]][record["trial"]] = record
+            elif record["stage"] == "final":
+                finals[record["method"]][record["seed"]] = record
+    scores = {
+        name: {seed: _score(run) for seed, run in sorted(runs.items())}
+        for name, runs in finals.items()
+        if runs
+    }
+    means = {name: statistics.fmean(values.values()) for name, values in scores.items()}
+    against = _comparisons(scores, means)
+    return {
+        "methods": {
+            name: {
+                **_search(trials[name]),
+                **_final(finals[name]),
+                "against": against.get(name),
+            }
+            for name in methods
+        },
+        "ranking": sorted(means, key=means.__getitem__, reverse=True),
+    }
+
+
+def _score(record: Record) -> float:
+    return 0.0 if record["status"] == "diverged" else record["figures"]["score"]
+
+
+def _figure(record: Record, name: str) -> float | None:
+    return _score(record) if name == "score" else record["figures"].get(name)
+
+
+def _search(trials: Mapping[int, Record]) -> dict[str, Any]:
+    runs = [trials[number] for number in sorted(trials)]
+    objectives = [run["objective"] for run in runs]
+    finished = [run for run in runs if run["status"] == "ok"]
+    best = max(finished, key=lambda run: run["objective"], default=None)
+    near = None
+    if best is not None and best["objective"] > 0:
+        least = NEAR_BEST * best["objective"]
+        near = sum(objective >= least for objective in objectives) / len(runs)
+    return {
+        "trials": len(runs),
+        "diverged_trials": len(runs) - len(finished),
+        "best": {name: best[name] for name in ("trial", "point", "objective")} if best else None,
+        "objective_median": float(np.median(objectives)) if runs else None,
+        "objective_p90": float(np.quantile(objectives, 0.9)) if runs else None,
+        "near_best_share": near,
+        "search_seconds": math.fsum(run["cost"]["seconds"] for run in runs),
+    }
+
+
+def _final(finals: Mapping[int, Record]) -> dict[str, Any]:
+    runs = [finals[seed] for seed in sorted(finals)]
+    qualities = _known(_figure(run, "forget_quality") for run in runs)
+    return {
+        "finals": len(runs),
+        "diverged_finals": sum(run["status"] == "diverged" for run in runs),
+        "figures": {name: _interval(_figure(run, name) for run in runs) for name in FIGURES},
+        "forget_quality_median": statistics.median(qualities) if qualities else None,
+        "per_seed": {
+            "seed": sorted(finals),
+            **{name: [_figure(run, name) for run in runs] for name in PER_SEED},
+        },
+        "cost": {name: _mean(run["cost"][name] for run in runs) for name in COSTS},
+    }
+
+
+def _comparisons(
+    scores: Mapping[str, Mapping[int, float]], means: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Each method against the best of the others; by name, without those that have no other."""
+    compared: dict[str, dict[str, Any]] = {}
+    p_values: dict[str, float] = {}
+    intervals = {name: mean_interval([*values.values()]) for name, values in scores.items()}
+    for name in scores:
+        others = [other for other in scores if other != name]
+        if not others:
+            continue
+        best = max(others, key=means.__getitem__)
+        seeds = [seed for seed in scores[name] if seed in scores[best]]
+        own, theirs = ([scores[key][seed] for seed in seeds] for key in (name, best))
+        p_values[name] = paired_p(own, theirs)
+        compared[name] = {
+            "method": best,
+            "seeds": len(seeds),
+            "difference": _interval(a - b for a, b in zip(own, theirs, strict=True)),
+            "disjoint": disjoint(intervals[name], intervals[best]),
+        }
+    adjusted = holm(p_values)
+    return {
+        name: {**values, "p": _finite(p_values[name]), "holm_p": _finite(adjusted[name])}
+        for name, values in compared.items()
+    }
+
+
+def _interval(values: Iterable[float | None]) -> dict[str, float | None] | None:
+    known = _known(values)
+    if not known:
+        return None
+    return {k: _finite(v) for k, v in mean_interval(known)._asdict().items()}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return statistics.fmean(known) if known else None
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
