@@ -7,6 +7,8 @@ import json
 import pathlib
 import re
 
+from ofmu_jax.contest.report import main_table, reference_table, sensitivity_table, settings_table
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -162,7 +164,42 @@ def full_size() -> str:
     return "\n".join(lines)
 
 
+def _comparison(folder: str) -> tuple[dict, str]:
+    results = _read(f"experiments/{folder}/results.json")
+    versions = results["versions"]
+    return results, (
+        f"`ofmu compare experiments/{folder}/config.yaml`; jax {versions['jax']}, Python "
+        f"{versions['python']}, two CPU cores"
+    )
+
+
+def pocket_authors() -> str:
+    results, command = _comparison("pocket_authors")
+    rules = results["contest"]["rules"]
+    return "\n".join(
+        [
+            f"{command}. {rules['trials']} trials each, then {rules['seeds']} seeds, each with "
+            "models and fictitious authors of its own; brackets are 95 % intervals over them. The "
+            "columns are explained in [docs/comparison.md](docs/comparison.md).",
+            "",
+            main_table(results["summary"]),
+            "",
+            "The models that unlearning starts from and aims at:",
+            "",
+            reference_table(results["references"]),
+        ]
+    )
+
+
+def sensitivity() -> str:
+    results, command = _comparison("pocket_authors")
+    summary = results["summary"]
+    return "\n".join([f"{command}.", "", sensitivity_table(summary), "", settings_table(summary)])
+
+
 PAGES = {
+    "README.md": (pocket_authors,),
+    "docs/comparison.md": (sensitivity,),
     "docs/models.md": (families, generation, memorised),
     "docs/evaluation.md": (tofu_evaluation, evaluation_speed),
     "docs/full_size.md": (full_size,),

@@ -366,4 +366,4 @@ def write_report(
 def _condition(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_condition(v)}" for name, v in value.items())
-    return str(value)
+    return str(value).replace("\n", "\\n")

@@ -22,7 +22,7 @@ from ofmu_jax.runs.loop import LoopResult, run_loop
 from ofmu_jax.runs.models import Model, has_model, load_model
 from ofmu_jax.runs.step import Feed, check_batches, unlearning_step
 from ofmu_jax.runs.trainable import Trainable, TrainState, trainable
-from ofmu_jax.runs.unseen import unseen_quantiles
+from ofmu_jax.runs.unseen import unseen_items, unseen_quantiles
 
 
 def unlearn(config: UnlearnConfig) -> pathlib.Path:
@@ -38,6 +38,8 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
     check_folder(config.output, config)
     data = with_alternatives(data, model, config.method, config.loop.seed, config.data.template)
     _encode(data, model, config.method, config.loop, config.data.template)
+    if config.method.needs_unseen:
+        unseen_items(data, config.method.name)
     folder = open_folder(config.output, config)
     if config.output.resume and has_model(folder):
         return folder

@@ -66,6 +66,27 @@ def test_one_step_is_the_paper_s(variant, penalty):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_gated_penalty_is_there_only_where_it_does_not_oppose_forgetting(sign):
+    problem = qd.random_quadratic(jax.random.key(0), 6)
+    problem = problem._replace(h_f=sign * problem.h_f)
+    theta = jax.random.normal(jax.random.key(1), (6,))
+    tx = make(penalty="gated")
+    updates, state = tx.update(
+        None, tx.init(theta), theta, forget_fn=problem.forget, retain_fn=problem.retain
+    )
+    assert jnp.sign(state.diagnostics.curvature) == sign
+    counted = "none" if sign > 0 else "stationarity"
+    expected, other = (
+        reference(problem, theta, "endpoint", penalty=penalty)
+        for penalty in (counted, "none" if counted != "none" else "stationarity")
+    )
+    chex.assert_trees_all_close(theta + updates, expected, rtol=1e-9, atol=1e-11)
+    assert jnp.abs(expected - other).max() > 1e-4
+    np.testing.assert_allclose(state.diagnostics.rho, RHO if sign < 0 else 0.0, rtol=1e-6)
+
+
 def test_diagnostics_are_the_terms_at_theta():
     problem = qd.random_quadratic(jax.random.key(0), 6)
     theta = jax.random.normal(jax.random.key(1), (6,))

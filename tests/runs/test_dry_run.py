@@ -88,6 +88,7 @@ def test_a_config_alone_is_enough_and_nothing_is_written(capsys, tmp_path):
         assert line in text, line
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_a_run_holds(tmp_path):
     model = decoder_config(LLAMA, "here", remat="full")
     rows = {
@@ -219,6 +220,7 @@ def test_every_method_takes_a_step_of_a_stand_in(tmp_path, name):
     assert found.plan.flops > 0
 
 
+@pytest.mark.slow
 def test_adapters_step_too(tmp_path):
     lora = LoraConfig(lora_rank=2)
     found = dry_run(config(make_config(tmp_path / "hf"), "idk_dpo", lora=lora, row_length=16))

@@ -314,4 +314,4 @@ def test_multiple_choice(tmp_path, checkpoint, capsys):
     line = refused(capsys, tmp_path, "train", *base[:3], "--out", tmp_path / "other")
     assert "wmdp is to evaluate on" in line
     line = refused(capsys, tmp_path, "unlearn", *base[:3], *base[-2:], "--out", tmp_path / "other")
-    assert "wmdp has no forget set" in line
+    assert "no table 'bio-forget-corpus'" in line

@@ -72,7 +72,7 @@ def test_unlearning_resumes_bit_for_bit(method, whole, tmp_path, monkeypatch):
     one, two = tmp_path / "one", tmp_path / "two"
     assert main([*unlearn, "--out", str(one)]) == 0
     # Stopped as by Ctrl-C, in the middle of step 6.
-    from ofmu_jax.runs import unlearn as module
+    from ofmu_jax.runs import step as module
 
     real = module.take
     calls = {"n": 0}
