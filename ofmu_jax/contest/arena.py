@@ -1,6 +1,7 @@
 """Where methods compete: an original model, a retrained one, and two halves of the items."""
 
 import dataclasses
+import fcntl
 import pathlib
 import statistics
 from typing import Any
@@ -155,8 +156,12 @@ def _trained(contest: Contest, replicate: int, split: str, models: pathlib.Path)
     """A trained model, from the folder if it is there whole; training resumes where it stopped."""
     name = f"{'original' if split == 'full' else 'retrained'}_{replicate}"
     folder = models / name
-    if not has_model(folder):
-        config = contest.training(replicate, split, str(folder))
-        output = dataclasses.replace(config.output, resume=True)
-        train(dataclasses.replace(config, output=output))
+    models.mkdir(parents=True, exist_ok=True)
+    # Another process of the same comparison waits for the model rather than train it too.
+    with (models / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not has_model(folder):
+            config = contest.training(replicate, split, str(folder))
+            output = dataclasses.replace(config.output, resume=True)
+            train(dataclasses.replace(config, output=output))
     return load_model(folder)

@@ -125,6 +125,32 @@ def test_a_trial_that_diverges_is_recorded(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_share_a_folder_and_its_models(whole, tmp_path):
+    config, out = write(tmp_path / "contest.yaml"), tmp_path / "out"
+    command = [sys.executable, "-m", "ofmu_jax", "compare", str(config), "--out", str(out)]
+    first = subprocess.Popen(
+        [*command, "--methods", "npo"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while not (out / "models").exists() and first.poll() is None:
+        time.sleep(0.01)
+    # It begins while the first one trains the models, and waits for them.
+    second = subprocess.run(
+        [*command, "--resume", "--methods", "grad_diff"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "train full" in first.communicate()[1] and first.returncode == 0
+    assert "train full" not in second.stderr and second.returncode == 0
+
+    def identities(folder):
+        names = ("stage", "method", "trial", "seed", "point", "figures")
+        return sorted(str({k: r[k] for k in names}) for r in runs(folder) if r["trial"] < 3)
+
+    assert identities(out) == identities(whole / "out")
+
+
+@pytest.mark.slow
 def test_a_comparison_that_is_killed_ends_as_one_that_was_not(whole, tmp_path):
     config, out = write(tmp_path / "contest.yaml"), tmp_path / "out"
     command = [sys.executable, "-m", "ofmu_jax", "compare", str(config), "--out", str(out)]
