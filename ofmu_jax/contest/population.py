@@ -78,6 +78,7 @@ class Runner:
     def __init__(self, model: Model, data: UnlearningData, loop: LoopConfig, template: str) -> None:
         self.model, self.data, self.loop, self.template = model, data, loop, template
         self._feeds: dict[Any, Feed] = {}
+        self._inits: dict[Any, Any] = {}
         self._programs: dict[Any, _Program] = {}
 
     def check(self, method: Method) -> None:
@@ -117,7 +118,9 @@ class Runner:
             return one(state, (), original, forget, retain)
 
         identity = (type(example), tuple(_fixed(example, traced).items()), len(members), steps)
-        state = jax.jit(jax.vmap(init, in_axes=(0, None)))(numbers, self.model.params)
+        if identity not in self._inits:
+            self._inits[identity] = jax.jit(jax.vmap(init, in_axes=(0, None)))
+        state = self._inits[identity](numbers, self.model.params)
         notes, seconds, compile_seconds = [], 0.0, 0.0
         equivalents, peak = 0.0, 0.0
         began = time.perf_counter()
