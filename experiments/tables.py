@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 
+from ofmu_jax.contest.answers import ANSWERS
 from ofmu_jax.contest.report import main_table, reference_table, sensitivity_table, settings_table
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -182,11 +183,11 @@ def pocket_authors() -> str:
             "models and fictitious authors of its own; brackets are 95 % intervals over them. The "
             "columns are explained in [docs/comparison.md](docs/comparison.md).",
             "",
-            main_table(results["summary"]),
+            main_table(results["summary"], ANSWERS),
             "",
             "The models that unlearning starts from and aims at:",
             "",
-            reference_table(results["references"]),
+            reference_table(results["references"], ANSWERS),
         ]
     )
 

@@ -16,6 +16,7 @@ import tyro
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.methods import METHODS, Ofmu, get_method
+from ofmu_jax.methods.vision import IMAGE_METHODS, get_image_method
 from ofmu_jax.runs.config import (
     EvaluateConfig,
     ExportConfig,
@@ -25,20 +26,28 @@ from ofmu_jax.runs.config import (
     from_dict,
     read_mapping,
 )
+from ofmu_jax.runs.vision.config import ImageUnlearnConfig
 from ofmu_jax.version import __version__
+
+# Commands for image classifiers are two words.
+_IMAGES = "images"
+_VISION = "--vision"
 
 _HELP = f"""ofmu {__version__}: machine unlearning in JAX.
 
 usage: ofmu COMMAND [flags]
 
 commands:
-  demo        the whole story on embedded data: train, retrain, unlearn, compare, report
+  demo        the whole story on embedded data: train, retrain, unlearn, compare, report;
+              with {_VISION} the same on images of digits
   train       train a small Llama, or fine-tune a checkpoint
   unlearn     make a trained model forget; --method {" | ".join(METHODS)}
   evaluate    forget quality, model utility, memorisation, membership inference, and their parts
   compare     methods with the same number of trials each, then seeds: table, tests, trade-off plot
   forget-quality   two TOFU_EVAL.json, of whichever tool, held against each other
   export      write a model as a Hugging Face folder
+  images train | unlearn | evaluate   the same for image classifiers;
+              --method {" | ".join(IMAGE_METHODS)}
 
 Every command explains its flags with --help, takes them from --config FILE (YAML or JSON, as in a
 run's config.json) with flags given beside it winning, and writes a run folder to --out. --model is
@@ -51,12 +60,20 @@ a run folder, a Hugging Face folder or hf://organisation/name.
   ofmu evaluate authors --model out/npo --out out/npo_eval
   ofmu forget-quality out/npo_eval/TOFU_EVAL.json out/retrained_eval/TOFU_EVAL.json
   ofmu export --model out/npo --out out/npo_hf
+  ofmu images train digits --out out/digits
+  ofmu images train digits --split retain --out out/digits_retrained
+  ofmu images unlearn digits --model out/digits --method salun --out out/salun
+  ofmu images evaluate digits --model out/salun --retrained out/digits_retrained --out out/scores
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == [_IMAGES] and len(arguments) > 1:
+        arguments = [" ".join(arguments[:2]), *arguments[2:]]
+    if arguments[:1] == ["demo"] and _VISION in arguments:
+        arguments = [f"demo {_VISION}", *(a for a in arguments[1:] if a != _VISION)]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_HELP)
         return 0 if arguments else 2
@@ -104,6 +121,11 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
     from ofmu_jax.runs.quality import compare_results
     from ofmu_jax.runs.train import train
     from ofmu_jax.runs.unlearn import unlearn
+    from ofmu_jax.runs.vision.config import ImageEvaluateConfig, ImageTrainConfig
+    from ofmu_jax.runs.vision.demo import ImageDemoConfig, demo_images
+    from ofmu_jax.runs.vision.evaluate import evaluate_images
+    from ofmu_jax.runs.vision.train import train_images
+    from ofmu_jax.runs.vision.unlearn import unlearn_images
 
     return {
         "demo": (DemoConfig, demo),
@@ -113,6 +135,10 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
         "compare": (CompareConfig, compare),
         "forget-quality": (ForgetQualityConfig, compare_results),
         "export": (ExportConfig, export),
+        f"demo {_VISION}": (ImageDemoConfig, demo_images),
+        "images train": (ImageTrainConfig, train_images),
+        "images unlearn": (ImageUnlearnConfig, unlearn_images),
+        "images evaluate": (ImageEvaluateConfig, evaluate_images),
     }
 
 
@@ -133,13 +159,14 @@ def _take(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
 
 def _parse(config_type: Any, arguments: list[str], default: Any, program: str) -> Any:
     """The config from the flags; a method's own flags are those of the method named."""
-    if config_type is UnlearnConfig:
-        name, arguments = _take(arguments, "--method")
-        if name is None:
-            name = Ofmu.name if default is None else default.method.name
-        if default is not None and name != default.method.name:
-            default = dataclasses.replace(default, method=get_method(name)())
-        config_type = UnlearnConfig[get_method(name)]  # type: ignore[misc]
+    for kind, lookup in ((UnlearnConfig, get_method), (ImageUnlearnConfig, get_image_method)):
+        if config_type is kind:
+            name, arguments = _take(arguments, "--method")
+            if name is None:
+                name = Ofmu.name if default is None else default.method.name
+            if default is not None and name != default.method.name:
+                default = dataclasses.replace(default, method=lookup(name)())
+            config_type = kind[lookup(name)]
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

@@ -1,45 +1,40 @@
 """Where methods compete: an original model, a retrained one, and two halves of the items."""
 
 import dataclasses
-import fcntl
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from ofmu_jax.contest.config import Contest
-from ofmu_jax.contest.population import Outcome, Runner
+from ofmu_jax.contest.halves import REPORT, part
+from ofmu_jax.contest.population import Member, Outcome, Runner
+from ofmu_jax.contest.trained_once import trained_once
 from ofmu_jax.data import UnlearningData
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import Subject, evaluate_tofu
+from ofmu_jax.methods import Method
 from ofmu_jax.runs.datasets import load_data
 from ofmu_jax.runs.models import Model, has_model, load_model
 from ofmu_jax.runs.report import score
 from ofmu_jax.runs.train import train
-
-SELECT, REPORT = "select", "report"
 
 _PROBABILITIES = ("forget_Q_A_Prob", "retain_Q_A_Prob")
 _RETAIN_TERMS = ("retain_Q_A_Prob", "retain_Q_A_ROUGE", "retain_Truth_Ratio")
 
 
 def half(data: UnlearningData, which: str) -> UnlearningData:
-    """The items that a setting is selected on, or those that are reported.
+    """One half of every evaluation set.
 
-    The first and the second half of every evaluation set. Sets are in the order of their authors,
-    so that the halves have no author in common where an author's items do not straddle the middle.
-    Unlearning is of all items in either case.
+    Sets are in the order of their authors, so that the halves have no author in common where an
+    author's items do not straddle the middle. Unlearning is of all items in either case.
     """
-
-    def part(items: tuple) -> tuple:
-        middle = len(items) // 2
-        return items[:middle] if which == SELECT else items[middle:]
-
     return dataclasses.replace(
         data,
-        forget_eval=part(data.forget_eval),
-        retain_eval=part(data.retain_eval),
-        real_authors=part(data.real_authors),
-        world_facts=part(data.world_facts),
+        forget_eval=part(data.forget_eval, which),
+        retain_eval=part(data.retain_eval, which),
+        real_authors=part(data.real_authors, which),
+        world_facts=part(data.world_facts, which),
         holdout=(),
     )
 
@@ -52,7 +47,6 @@ class Arena:
       data: the replicate's data.
       original: the model that all methods start from.
       retrained: the model that never saw the forget set.
-      runner: runs methods on the original model.
     """
 
     def __init__(self, contest: Contest, folder: pathlib.Path, replicate: int) -> None:
@@ -62,8 +56,20 @@ class Arena:
         models = folder / "models"
         self.original = _trained(contest, replicate, "full", models)
         self.retrained = _trained(contest, replicate, "retain", models)
-        self.runner = Runner(self.original, self.data, contest.rules.loop, config.template)
+        self._runner = Runner(self.original, self.data, contest.rules.loop, config.template)
         self._retained: dict[str, dict[str, Any]] = {}
+
+    def check(self, method: Method) -> None:
+        """Raises InputError if the data or the model lack what a method needs."""
+        self._runner.check(method)
+
+    def run(self, members: Sequence[Member], traced: frozenset[str]) -> list[Outcome]:
+        """Runs members at once; see `Runner.run`."""
+        return self._runner.run(members, traced)
+
+    def reference(self, name: str, which: str) -> dict[str, Any]:
+        """The figures of the `original` or the `retrained` model."""
+        return self.figures(getattr(self, name).params, which)
 
     def figures(self, params: Any, which: str) -> dict[str, Any]:
         """What a model is judged by on one half of the items.
@@ -104,23 +110,12 @@ class Arena:
             except InputError:  # a loss is not finite: nothing else is wrong with these data
                 diverged = True
         if figures:
-            s = outcome.metrics["curvature"]
-            s = s[s == s]
-            if len(s):
-                figures |= {
-                    "curvature_positive": float((s > 0).mean()),
-                    "curvature_mean": float(s.mean()),
-                }
+            figures |= outcome.curvature()
         return {
             "status": "diverged" if diverged else "ok",
             "objective": figures.get("score", 0.0),
             "figures": figures,
-            "cost": {
-                "seconds": outcome.seconds,
-                "compile_seconds": outcome.compile_seconds,
-                "gradient_equivalents": outcome.gradient_equivalents,
-                "peak_memory_gib": outcome.peak_memory_gib,
-            },
+            "cost": outcome.cost(),
         }
 
     def _utility(self, results: dict[str, Any]) -> float:
@@ -154,14 +149,8 @@ class Arena:
 
 def _trained(contest: Contest, replicate: int, split: str, models: pathlib.Path) -> Model:
     """A trained model, from the folder if it is there whole; training resumes where it stopped."""
-    name = f"{'original' if split == 'full' else 'retrained'}_{replicate}"
-    folder = models / name
-    models.mkdir(parents=True, exist_ok=True)
-    # Another process of the same comparison waits for the model rather than train it too.
-    with (models / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not has_model(folder):
-            config = contest.training(replicate, split, str(folder))
-            output = dataclasses.replace(config.output, resume=True)
-            train(dataclasses.replace(config, output=output))
-    return load_model(folder)
+    folder = models / f"{'original' if split == 'full' else 'retrained'}_{replicate}"
+    config = contest.training(replicate, split, str(folder))
+    output = dataclasses.replace(config.output, resume=True)
+    config = dataclasses.replace(config, output=output)
+    return load_model(trained_once(folder, has_model, lambda: train(config)))

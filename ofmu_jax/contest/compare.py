@@ -3,29 +3,34 @@
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
-from ofmu_jax.contest.arena import REPORT, SELECT, Arena
+from ofmu_jax.contest.arena import Arena
 from ofmu_jax.contest.config import CompareConfig, Contest, Entry, chosen, read_contest
+from ofmu_jax.contest.halves import REPORT, SELECT
+from ofmu_jax.contest.image_arena import ImageArena
 from ofmu_jax.contest.ledger import Ledger
+from ofmu_jax.contest.plots import plot_sensitivity
 from ofmu_jax.contest.population import Member
 from ofmu_jax.contest.report import (
     PARETO,
     SENSITIVITY,
-    plot_pareto,
-    plot_sensitivity,
     write_report,
 )
 from ofmu_jax.contest.space import Point, corners, draw_points
 from ofmu_jax.contest.summary import summarise
+from ofmu_jax.contest.tracks import LANGUAGE, VISION
 from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.config import versions
 from ofmu_jax.runs.folder import RESULTS, open_folder, write_json
 
 RUNS, CONTEST = "runs.jsonl", "contest.json"
 SEARCH, FINAL, REFERENCE = "search", "final", "reference"
+
+AnyArena: TypeAlias = Arena | ImageArena
+_ARENAS: dict[str, Callable[..., AnyArena]] = {LANGUAGE.name: Arena, VISION.name: ImageArena}
 
 
 def compare(config: CompareConfig) -> pathlib.Path:
@@ -38,11 +43,12 @@ def compare(config: CompareConfig) -> pathlib.Path:
     keep_programs(cache_folder())
     folder = open_folder(config.output, config, same=False)
     write_json(folder / CONTEST, contest.stated())
-    arenas = functools.cache(lambda replicate: Arena(contest, folder, replicate))
+    arena = _ARENAS[contest.track.name]
+    arenas = functools.cache(lambda replicate: arena(contest, folder, replicate))
     labels = chosen(config, contest)
     for entry in map(contest.entries.__getitem__, labels):
         for point in corners(entry.space):
-            arenas(0).runner.check(entry.at(point))
+            arenas(0).check(entry.at(point))
     ledger = Ledger(folder / RUNS)
     for label in labels:
         _run_entry(contest, contest.entries[label], ledger, arenas)
@@ -60,7 +66,8 @@ def report(contest: Contest, ledger: Ledger, folder: pathlib.Path) -> None:
         for record in _current(contest, _of(contest, ledger, label))
     ]
     references = [r for r in ledger.read() if r["stage"] == REFERENCE]
-    summary = summarise(records, list(contest.entries))
+    measures = contest.track.measures
+    summary = summarise(records, list(contest.entries), measures)
     stated = contest.stated()
     write_json(
         folder / RESULTS,
@@ -71,10 +78,10 @@ def report(contest: Contest, ledger: Ledger, folder: pathlib.Path) -> None:
             "versions": versions(),
         },
     )
-    plot_pareto(summary, folder / PARETO)
+    measures.plot(summary, folder / PARETO)
     plot_sensitivity(records, folder / SENSITIVITY)
     del stated["methods"]  # the tables show them
-    write_report(folder, summary, references, {**stated, "versions": versions()})
+    write_report(folder, summary, references, {**stated, "versions": versions()}, measures)
 
 
 class _Run(NamedTuple):
@@ -87,7 +94,7 @@ class _Run(NamedTuple):
 
 
 def _run_entry(
-    contest: Contest, entry: Entry, ledger: Ledger, arenas: Callable[[int], Arena]
+    contest: Contest, entry: Entry, ledger: Ledger, arenas: Callable[[int], AnyArena]
 ) -> None:
     """Every run of a method that the ledger lacks."""
     rules = contest.rules
@@ -113,7 +120,7 @@ def _run_all(
     entry: Entry,
     runs: Sequence[_Run],
     ledger: Ledger,
-    arenas: Callable[[int], Arena],
+    arenas: Callable[[int], AnyArena],
 ) -> None:
     done = {(r["stage"], r["trial"], r["seed"]) for r in _of(contest, ledger, entry.label)}
     pending = [run for run in runs if (run.stage, run.trial, run.seed) not in done]
@@ -122,7 +129,7 @@ def _run_all(
         for chunk in _chunks(contest, entry, pending):
             arena = arenas(_replicate(contest, chunk[0]))
             members = [Member(entry.at(run.point), run.seed) for run in chunk]
-            outcomes = arena.runner.run(members, entry.traced)
+            outcomes = arena.run(members, entry.traced)
             records = [
                 {
                     **run._asdict(),
@@ -152,16 +159,15 @@ def _replicate(contest: Contest, run: _Run) -> int:
     return 0 if run.stage == SEARCH else run.seed % contest.rules.replicates
 
 
-def _run_references(contest: Contest, ledger: Ledger, arenas: Callable[[int], Arena]) -> None:
+def _run_references(contest: Contest, ledger: Ledger, arenas: Callable[[int], AnyArena]) -> None:
     """The figures of the models before unlearning and of the retrained ones."""
     done = {(r["method"], r["seed"]) for r in ledger.read() if r["stage"] == REFERENCE}
     for replicate in range(contest.rules.replicates):
         for name in ("original", "retrained"):
             if (name, replicate) not in done:
                 arena = arenas(replicate)
-                model = arena.original if name == "original" else arena.retrained
                 record = {"stage": REFERENCE, "method": name, "seed": replicate}
-                ledger.append([record | {"figures": arena.figures(model.params, REPORT)}])
+                ledger.append([record | {"figures": arena.reference(name, REPORT)}])
 
 
 def _of(contest: Contest, ledger: Ledger, label: str) -> list[dict[str, Any]]:

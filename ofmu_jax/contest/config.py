@@ -5,18 +5,15 @@ import hashlib
 import json
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
 from ofmu_jax.contest.space import Point, check_space, corners
+from ofmu_jax.contest.tracks import Track, track_of
 from ofmu_jax.errors import InputError
-from ofmu_jax.methods import Method, get_method
 from ofmu_jax.runs.config import (
-    DataConfig,
-    LoopConfig,
     OutputConfig,
-    TrainConfig,
     from_dict,
     read_mapping,
     to_dict,
@@ -41,76 +38,40 @@ class CompareConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
-    """What holds for every method of a comparison."""
-
-    epochs: float = 5.0
-    """Passes over the forget set."""
-    batch_size: int = 16
-    """Forget items, and retain items, per step."""
-    trials: int = 16
-    """Points of its search space that each method may try."""
-    draw: Literal["sobol", "random"] = "sobol"
-    """How the points are drawn."""
-    seeds: int = 5
-    """Runs of the chosen setting, each with an order of the data of its own."""
-    replicates: int = 1
-    """Pairs of an original and a retrained model, each pair with a seed of training (and, of the
-    embedded authors, a generation) of its own. The search uses the first; run i of the chosen
-    setting pair i modulo `replicates`."""
-    utility: Literal["model", "retain"] = "model"
-    """Which utility counts: TOFU's model utility, the harmonic mean of nine; or, for models that
-    never knew real authors and the world, of the three on the retain set."""
-    max_new_tokens: int = 100
-    """Bound on the length of generated answers."""
-    population: int = 1
-    """Runs of one method at once, in one program."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "trials", "replicates", "max_new_tokens", "population"):
-            if getattr(self, name) < 1:
-                raise InputError(f"rules: {name} must be >= 1, got {getattr(self, name)}")
-        if self.seeds < 2:
-            raise InputError(f"rules: seeds must be >= 2 for an interval, got {self.seeds}")
-
-    @property
-    def loop(self) -> LoopConfig:
-        """How long a run is."""
-        return LoopConfig(self.epochs, self.batch_size)
-
-
-@dataclasses.dataclass(frozen=True)
 class Entry:
     """A method in the comparison.
 
     Attributes:
       label: its name in the tables.
+      kind: the base class of its methods, Method or ImageMethod.
       base: the method with what is fixed.
       space: what is searched.
     """
 
     label: str
-    base: Method
+    kind: Any
+    base: Any
     space: Mapping[str, Any]
 
-    def at(self, point: Point) -> Method:
+    def at(self, point: Point) -> Any:
         """The method at a point of its space.
 
         Raises:
           InputError: an unknown parameter, or a value out of its range.
         """
         values = {**to_dict(self.base), **point}
-        return from_dict(Method, values, f"methods.{self.label}")  # type: ignore[type-abstract]
+        return from_dict(self.kind, values, f"methods.{self.label}")
 
     @property
     def traced(self) -> frozenset[str]:
         """The searched parameters that are real numbers, which one program serves at all values."""
         kinds = typing.get_type_hints(type(self.base))
-        # How many steps the warm-up takes is part of the program.
+        # How many steps there are, or the warm-up takes, is part of the program.
         return frozenset(
             name
             for name in self.space
-            if float in (kinds[name], *typing.get_args(kinds[name])) and name != "warmup"
+            if float in (kinds[name], *typing.get_args(kinds[name]))
+            and name not in ("warmup", "epochs")
         )
 
 
@@ -119,18 +80,20 @@ class Contest:
     """A comparison, read and checked.
 
     Attributes:
+      track: the kind of comparison.
       data: the data set and the forget request.
-      train: how the original and the retrained models are trained, as fields of TrainConfig.
+      train: how the original and the retrained models are trained, as fields of the track's config.
       rules: what holds for all methods.
       entries: the methods by label.
     """
 
-    data: DataConfig
+    track: Track
+    data: Any
     train: Mapping[str, Any]
-    rules: Rules
+    rules: Any
     entries: Mapping[str, Entry]
 
-    def training(self, replicate: int, split: str, out: str) -> TrainConfig:
+    def training(self, replicate: int, split: str, out: str) -> Any:
         """The config that trains the original ("full") or the retrained ("retain") model."""
         loop = {"log_every": 50, "checkpoint_every": 1000, **self.train.get("loop", {})}
         values = {
@@ -140,11 +103,13 @@ class Contest:
             "split": split,
             "output": {"out": out},
         }
-        return from_dict(TrainConfig, values, "train")
+        return from_dict(self.track.train, values, "train")
 
-    def data_of(self, replicate: int) -> DataConfig:
-        """The data of a replicate: of the embedded authors, a generation of its own."""
-        return dataclasses.replace(self.data, data_seed=self.data.data_seed + replicate)
+    def data_of(self, replicate: int) -> Any:
+        """The data of a replicate: of the embedded authors, a generation of its own; of images, a
+        split."""
+        seed = self.track.seed
+        return dataclasses.replace(self.data, **{seed: getattr(self.data, seed) + replicate})
 
     def stated(self) -> dict[str, Any]:
         """All of it as plain values; read back, it is the same comparison."""
@@ -205,19 +170,17 @@ def read_contest(config: CompareConfig) -> Contest:
         data["data_dir"] = config.data_dir
     if config.model is not None:
         train["model"] = config.model
+    track = track_of(data.get("dataset"), source)
     contest = Contest(
-        from_dict(DataConfig, data, f"{source}: data"),
+        track,
+        from_dict(track.data, data, f"{source}: data"),
         train,
-        from_dict(Rules, _mapping(values, "rules", source), f"{source}: rules"),
+        from_dict(track.rules, _mapping(values, "rules", source), f"{source}: rules"),
         {
-            label: _entry(label, entry, source)
+            label: _entry(label, entry, track.method, source)
             for label, entry in _mapping(values, "methods", source).items()
         },
     )
-    if contest.data.dataset not in ("tofu", "authors"):
-        raise InputError(
-            f"{source}: data.dataset is {contest.data.dataset!r}; expected tofu or authors"
-        )
     if not contest.entries:
         raise InputError(f"{source}: no methods; expected at least one")
     chosen(config, contest)
@@ -249,7 +212,7 @@ def _mapping(values: Mapping[str, Any], name: str, source: str) -> Mapping[str, 
     return section
 
 
-def _entry(label: str, values: Any, source: str) -> Entry:
+def _entry(label: str, values: Any, kind: Any, source: str) -> Entry:
     where = f"{source}: methods.{label}"
     if not isinstance(values, Mapping):
         raise InputError(f"{where} is {values!r}; expected a mapping with a search space")
@@ -257,9 +220,8 @@ def _entry(label: str, values: Any, source: str) -> Entry:
     space = fixed.pop("search", None)
     check_space(space, where)
     name = fixed.pop("method", label)
-    get_method(name)
-    base = from_dict(Method, {"name": name, **fixed}, where)  # type: ignore[type-abstract]
-    entry = Entry(label, base, space)
+    base = from_dict(kind, {"name": name, **fixed}, where)
+    entry = Entry(label, kind, base, space)
     for point in corners(space):
-        from_dict(Method, {"name": name, **fixed, **point}, where)  # type: ignore[type-abstract]
+        from_dict(kind, {"name": name, **fixed, **point}, where)
     return entry

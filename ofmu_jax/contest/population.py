@@ -12,7 +12,7 @@ import numpy as np
 
 from ofmu_jax.data import UnlearningData
 from ofmu_jax.losses import language
-from ofmu_jax.methods import Method
+from ofmu_jax.methods import Hyperparameters, Method
 from ofmu_jax.models import Network
 from ofmu_jax.runs.config import LoopConfig
 from ofmu_jax.runs.finish import total_steps
@@ -30,7 +30,7 @@ _MULTIPLE = 16
 class Member(NamedTuple):
     """One run: a method with its numbers, and the seed of the order of the data."""
 
-    method: Method
+    method: Any
     seed: int
 
 
@@ -57,6 +57,22 @@ class Outcome(NamedTuple):
     compile_seconds: float
     gradient_equivalents: float
     peak_memory_gib: float
+
+    def cost(self) -> dict[str, float]:
+        """Time, FLOPs and memory, as a record has them."""
+        names = ("seconds", "compile_seconds", "gradient_equivalents", "peak_memory_gib")
+        return {name: getattr(self, name) for name in names}
+
+    def curvature(self) -> dict[str, float]:
+        """How s, the curvature along grad Phi, was through the run; empty where nothing tells.
+
+        `curvature_positive` is the share of the steps with s > 0, `curvature_mean` its mean.
+        """
+        s = self.metrics.get("curvature", np.empty(0))
+        s = s[~np.isnan(s)]
+        if not len(s):
+            return {}
+        return {"curvature_positive": float((s > 0).mean()), "curvature_mean": float(s.mean())}
 
 
 class _Program(NamedTuple):
@@ -96,13 +112,7 @@ class Runner:
         Returns:
           An outcome per member.
         """
-        example = members[0].method
-        names = sorted(traced)
-        assert all(_fixed(m.method, traced) == _fixed(example, traced) for m in members)
-        numbers = {
-            name: jnp.asarray([getattr(m.method, name) for m in members], jnp.float32)
-            for name in names
-        }
+        example, numbers = in_one_program(members, traced)
         feeds = [self._feed(m.method, m.seed) for m in members]
         steps = total_steps(self.loop, len(feeds[0].forget.lengths))
         apply_fn = Network(self.model.config)
@@ -117,7 +127,12 @@ class Runner:
             one = unlearning_step(method, apply_fn, tx, lambda params, frozen: params)
             return one(state, (), original, forget, retain)
 
-        identity = (type(example), tuple(_fixed(example, traced).items()), len(members), steps)
+        identity = (
+            type(example),
+            tuple(fixed_values(example, traced).items()),
+            len(members),
+            steps,
+        )
         if identity not in self._inits:
             self._inits[identity] = jax.jit(jax.vmap(init, in_axes=(0, None)))
         state = self._inits[identity](numbers, self.model.params)
@@ -200,7 +215,20 @@ class Runner:
         )
 
 
-def _fixed(method: Method, traced: frozenset[str]) -> dict[str, Any]:
+def in_one_program(
+    members: Sequence[Member], traced: frozenset[str]
+) -> tuple[Any, dict[str, jax.Array]]:
+    """A method that stands for all members, and their traced numbers, each (members,) float32."""
+    example = members[0].method
+    same = fixed_values(example, traced)
+    assert all(fixed_values(member.method, traced) == same for member in members)
+    return example, {
+        name: jnp.asarray([getattr(m.method, name) for m in members], jnp.float32)
+        for name in sorted(traced)
+    }
+
+
+def fixed_values(method: Hyperparameters, traced: frozenset[str]) -> dict[str, Any]:
     """What is not an argument of the program."""
     return {
         field.name: getattr(method, field.name)

@@ -7,29 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from ofmu_jax.contest.measures import Measures
 from ofmu_jax.contest.significance import disjoint, holm, mean_interval, paired_p
 
-FIGURES = (
-    "score",
-    "forget_quality",
-    "log10_p",
-    "ks_distance",
-    "utility",
-    "relative_utility",
-    "model_utility",
-    "forget_probability",
-    "retain_probability",
-    "curvature_positive",
-    "curvature_mean",
-)
 COSTS = ("gradient_equivalents", "seconds", "peak_memory_gib")
-PER_SEED = ("score", "forget_quality", "ks_distance", "relative_utility")
 NEAR_BEST = 0.95
 
 Record = Mapping[str, Any]
 
 
-def summarise(records: Iterable[Record], methods: Sequence[str]) -> dict[str, Any]:
+def summarise(
+    records: Iterable[Record], methods: Sequence[str], measures: Measures
+) -> dict[str, Any]:
     """The figures of every method, from the records of its trials and its final runs.
 
     Of records of the same trial, or of the same final seed, the last one holds.
@@ -37,6 +26,7 @@ def summarise(records: Iterable[Record], methods: Sequence[str]) -> dict[str, An
     Args:
       records: of stage "search" and "final"; other stages and other methods are left aside.
       methods: the methods to report, in the order to report them.
+      measures: which figures there are.
 
     Returns:
       JSON types only, None for what is not known (yet):
@@ -50,10 +40,11 @@ def summarise(records: Iterable[Record], methods: Sequence[str]) -> dict[str, An
           `search_seconds`: seconds of all trials together;
           `finals`, `diverged_finals`: numbers of final runs;
           `figures`: a mean with the ends of its 95 % interval over seeds (`mean`, `low`, `high`;
-            the ends None for one seed) for every name in `FIGURES`. A diverged run has score 0
-            and nothing else;
-          `forget_quality_median`: over the final runs that did not diverge;
-          `per_seed`: `seed`, and a value per seed for every name in `PER_SEED`;
+            the ends None for one seed) for every figure of the measures. A diverged run has their
+            `diverged_score` and nothing else;
+          `forget_quality_median`: over the final runs that did not diverge, where there is such a
+            figure;
+          `per_seed`: `seed`, and a value per seed for every such name of the measures;
           `against`: the comparison of scores with `method`, the best of the others by mean score:
             `seeds` (how many both have), `difference` (an interval, as above, of the pairs),
             `p` (paired t-test), `holm_p` (adjusted for all methods) and `disjoint` (whether the
@@ -70,7 +61,7 @@ def summarise(records: Iterable[Record], methods: Sequence[str]) -> dict[str, An
             elif record["stage"] == "final":
                 finals[record["method"]][record["seed"]] = record
     scores = {
-        name: {seed: _score(run) for seed, run in sorted(runs.items())}
+        name: {seed: _score(run, measures) for seed, run in sorted(runs.items())}
         for name, runs in finals.items()
         if runs
     }
@@ -80,7 +71,7 @@ def summarise(records: Iterable[Record], methods: Sequence[str]) -> dict[str, An
         "methods": {
             name: {
                 **_search(trials[name]),
-                **_final(finals[name]),
+                **_final(finals[name], measures),
                 "against": against.get(name),
             }
             for name in methods
@@ -89,12 +80,14 @@ def summarise(records: Iterable[Record], methods: Sequence[str]) -> dict[str, An
     }
 
 
-def _score(record: Record) -> float:
-    return 0.0 if record["status"] == "diverged" else record["figures"]["score"]
+def _score(record: Record, measures: Measures) -> float:
+    if record["status"] == "diverged":
+        return measures.diverged_score
+    return float(record["figures"]["score"])
 
 
-def _figure(record: Record, name: str) -> float | None:
-    return _score(record) if name == "score" else record["figures"].get(name)
+def _figure(record: Record, name: str, measures: Measures) -> float | None:
+    return _score(record, measures) if name == "score" else record["figures"].get(name)
 
 
 def _search(trials: Mapping[int, Record]) -> dict[str, Any]:
@@ -117,17 +110,20 @@ def _search(trials: Mapping[int, Record]) -> dict[str, Any]:
     }
 
 
-def _final(finals: Mapping[int, Record]) -> dict[str, Any]:
+def _final(finals: Mapping[int, Record], measures: Measures) -> dict[str, Any]:
     runs = [finals[seed] for seed in sorted(finals)]
-    qualities = _known(_figure(run, "forget_quality") for run in runs)
+    qualities = _known(run["figures"].get("forget_quality") for run in runs)
     return {
         "finals": len(runs),
         "diverged_finals": sum(run["status"] == "diverged" for run in runs),
-        "figures": {name: _interval(_figure(run, name) for run in runs) for name in FIGURES},
+        "figures": {
+            name: _interval(_figure(run, name, measures) for run in runs)
+            for name in measures.figures
+        },
         "forget_quality_median": statistics.median(qualities) if qualities else None,
         "per_seed": {
             "seed": sorted(finals),
-            **{name: [_figure(run, name) for run in runs] for name in PER_SEED},
+            **{name: [_figure(run, name, measures) for run in runs] for name in measures.per_seed},
         },
         "cost": {name: _mean(run["cost"][name] for run in runs) for name in COSTS},
     }

@@ -62,12 +62,27 @@ def quantile_matching(apply_fn: ApplyFn, params: Any, batch: Batch) -> jax.Array
       A scalar >= 0 in squared nats; 0 for a batch that scores no token.
     """
     log_probs = token_log_probs(apply_fn(params, batch["tokens"]), batch["tokens"])
-    scored = batch["scored"][:, 1:]
-    quantiles = batch["unseen_quantiles"]
+    return lack_of_loss(-log_probs, batch["unseen_quantiles"], batch["scored"][:, 1:])
+
+
+def lack_of_loss(
+    losses: jax.Array, quantiles: jax.Array, scored: jax.Array | None = None
+) -> jax.Array:
+    """The mean of `1/2 max(q((i - 1/2) / n) - l_(i), 0)^2` over n losses in their order.
+
+    Args:
+      losses: of any shape.
+      quantiles: (Q,), q at even steps of probability.
+      scored: of the shape of `losses`, which of them count; all by default.
+
+    Returns:
+      A scalar >= 0; 0 where none counts. The order is a constant of its gradient.
+    """
+    scored = jnp.ones(losses.shape, bool) if scored is None else scored
     count = jnp.maximum(jnp.sum(scored), 1)
-    # What is not scored comes last in the order. The order is a constant of the gradient.
-    order = jnp.argsort(jnp.where(scored, -jax.lax.stop_gradient(log_probs), jnp.inf), axis=None)
+    # What is not scored comes last in the order.
+    order = jnp.argsort(jnp.where(scored, jax.lax.stop_gradient(losses), jnp.inf), axis=None)
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size)).reshape(scored.shape)
     targets = jnp.interp((rank + 0.5) / count, jnp.linspace(0, 1, quantiles.size), quantiles)
-    lack = jnp.maximum(targets + log_probs, 0.0)
+    lack = jnp.maximum(targets - losses, 0.0)
     return jnp.sum(0.5 * jnp.square(lack), where=scored) / count

@@ -1,15 +1,14 @@
 """The methods of unlearning by name."""
 
-import difflib
-
-from ofmu_jax.errors import InputError
 from ofmu_jax.methods.altpo import AltPo
 from ofmu_jax.methods.base import BatchLoss, Method
 from ofmu_jax.methods.ceu import Ceu
 from ofmu_jax.methods.forget_losses import FORGET_LOSSES
 from ofmu_jax.methods.grad_ascent import GradAscent
 from ofmu_jax.methods.grad_diff import GradDiff
+from ofmu_jax.methods.hyperparameters import Hyperparameters
 from ofmu_jax.methods.idk import IdkDpo, IdkNll
+from ofmu_jax.methods.lookup import named
 from ofmu_jax.methods.matched import Matched
 from ofmu_jax.methods.npo import Npo
 from ofmu_jax.methods.ofmu import Ofmu
@@ -33,11 +32,7 @@ def get_method(name: str) -> type[Method]:
     Raises:
       InputError: if there is none; the message lists them all.
     """
-    if name in METHODS:
-        return METHODS[name]
-    close = difflib.get_close_matches(name, METHODS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise InputError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}{hint}")
+    return named(name, METHODS)
 
 
 __all__ = [
@@ -49,6 +44,7 @@ __all__ = [
     "Ceu",
     "GradAscent",
     "GradDiff",
+    "Hyperparameters",
     "IdkDpo",
     "IdkNll",
     "Matched",

@@ -1,24 +1,23 @@
 """What a method is: two losses, an update rule, and defaults."""
 
 import abc
-import copy
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self, TypeAlias
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import optax
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.losses.language import ApplyFn
+from ofmu_jax.methods.hyperparameters import Hyperparameters
 
 BatchLoss: TypeAlias = Callable[[Any, Any], jax.Array]
 """`(params, batch) -> scalar`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Method(abc.ABC):
+class Method(Hyperparameters, abc.ABC):
     """A method of unlearning with its hyperparameters.
 
     A subclass states its `name`, whether it needs the model before unlearning as a reference, its
@@ -34,7 +33,6 @@ class Method(abc.ABC):
     warmup: float = 0.1
     """Part of the steps over which the learning rate rises, before it falls linearly to 0."""
 
-    name: ClassVar[str]
     shown: ClassVar[tuple[str, ...]] = ()
     """Scalars of the update rule's state, by name, to be shown beside its diagnostics."""
 
@@ -43,12 +41,6 @@ class Method(abc.ABC):
         self.require("weight_decay", self.weight_decay >= 0, "a number >= 0")
         self.require("max_grad_norm", self.max_grad_norm > 0, "a number > 0")
         self.require("warmup", 0 <= self.warmup < 1, "a number in [0, 1)")
-
-    def require(self, field: str, condition: bool, expected: str) -> None:
-        """Raises InputError naming `field` unless the condition holds and the value is finite."""
-        value = getattr(self, field)
-        if not condition or (isinstance(value, float) and not math.isfinite(value)):
-            raise InputError(f"method {self.name}: {field} must be {expected}, got {value!r}")
 
     @property
     def needs_reference(self) -> bool:
@@ -98,25 +90,6 @@ class Method(abc.ABC):
                 f"method {self.name}: the losses read layer {self.hidden_layer}; expected a layer "
                 f"from 0 to {depth - 1}, since the model has {depth} layers"
             )
-
-    def with_numbers(self, numbers: Mapping[str, jax.Array]) -> Self:
-        """The same method with arrays, tracers too, in place of some of its real numbers.
-
-        A program that takes a method's numbers as arguments serves all their values, by `jax.vmap`
-        several at once. The numbers are not checked: build a method of each value for that.
-
-        Example:
-          >>> import jax, optax
-          >>> from ofmu_jax.methods import Npo
-          >>> def rate(beta):
-          ...     return Npo().with_numbers({"beta": beta}).beta
-          >>> jax.vmap(rate)(jax.numpy.array([0.5, 2.0])).tolist()
-          [0.5, 2.0]
-        """
-        twin = copy.copy(self)
-        for name, value in numbers.items():
-            object.__setattr__(twin, name, value)
-        return twin
 
     @abc.abstractmethod
     def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:

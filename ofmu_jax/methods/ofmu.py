@@ -5,47 +5,21 @@ from typing import Any, ClassVar
 
 import optax
 
-from ofmu_jax import bilevel
 from ofmu_jax.errors import InputError
 from ofmu_jax.losses.language import ApplyFn
 from ofmu_jax.methods.base import BatchLoss, Method
 from ofmu_jax.methods.forget_losses import FORGET_LOSSES
 from ofmu_jax.methods.grad_diff import GradDiff
-
-INNER_OPTIMIZERS = ("sgd", "adam")
+from ofmu_jax.methods.two_loop import TwoLoop
 
 
 @dataclasses.dataclass(frozen=True)
-class Ofmu(Method):
+class Ofmu(TwoLoop, Method):
     """Inner: T ascents on `Phi = L_f - beta cos(grad L_f, grad L_r)`. Outer: AdamW on F.
 
     See `ofmu_jax.bilevel.ofmu` for the algorithm and the meaning of the names.
     """
 
-    beta: float = 0.1
-    """Similarity weight."""
-    rho: float = 1e-3
-    """First weight of the outer penalty."""
-    rho_growth: float = 1.02
-    """Factor by which rho grows each outer step."""
-    rho_cap: float = 1.0
-    """Bound on rho."""
-    inner_steps: int = 5
-    """T, ascent steps per outer step."""
-    inner_learning_rate: float = 1e-4
-    """Step size of the inner ascent."""
-    inner_optimizer: str = "adam"
-    """Optimiser of the inner ascent: "sgd" or "adam"."""
-    variant: str = "endpoint"
-    """Where the outer gradient is taken and the step starts."""
-    similarity: str = "cosine"
-    """"cosine" as published, or "squared_cosine"."""
-    similarity_hvp: str = "exact"
-    """How the similarity's gradient is computed: "exact" or "finite_difference"."""
-    hvp: str = "trajectory"
-    """How the outer term is computed: "exact", "finite_difference" or "trajectory"."""
-    penalty: str = "stationarity"
-    """"stationarity" as published, "gated" for the same only where s < 0, "value_gap" or "none"."""
     forget_loss: str = "cross_entropy"
     """L_f: "cross_entropy", or the negated forget loss of a method by its name, such as "npo",
     which is bounded above."""
@@ -68,12 +42,9 @@ class Ofmu(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("inner_learning_rate", self.inner_learning_rate > 0, "a number > 0")
-        for field, names in (
-            ("inner_optimizer", INNER_OPTIMIZERS),
-            ("forget_loss", tuple(FORGET_LOSSES)),
-        ):
-            self.require(field, getattr(self, field) in names, f"one of {names}")
+        self.check_two_loops()
+        losses = tuple(FORGET_LOSSES)
+        self.require("forget_loss", self.forget_loss in losses, f"one of {losses}")
         kind = FORGET_LOSSES[self.forget_loss]
         fields = {field.name for field in dataclasses.fields(kind)}
         for name in self._forget_numbers():
@@ -81,7 +52,6 @@ class Ofmu(Method):
             self.require(field, name in fields, f"left out, as {self.forget_loss!r} has no {name}")
         try:
             kind(retain_loss=self.retain_loss, **self._forget_numbers())
-            self.transformation(steps=1)
         except ValueError as error:
             raise InputError(f"method {self.name}: {error}") from error
 
@@ -133,16 +103,5 @@ class Ofmu(Method):
         return lambda params, batch: -forget(params, batch), retain
 
     def transformation(self, steps: int) -> optax.GradientTransformationExtraArgs:
-        """`bilevel.ofmu`."""
-        inner = {"sgd": optax.sgd, "adam": optax.adam}[self.inner_optimizer]
-        return bilevel.ofmu(
-            inner=inner(self.inner_learning_rate),
-            outer=self.optimizer(steps),
-            beta=self.beta,
-            rho=bilevel.geometric(self.rho, self.rho_growth, self.rho_cap),
-            inner_steps=self.inner_steps,
-            variant=self.variant,
-            similarity=bilevel.Similarity(self.similarity, hvp=self.similarity_hvp),
-            hvp=self.hvp,
-            penalty=self.penalty,
-        )
+        """`bilevel.ofmu` around clipped AdamW."""
+        return self.two_loops(self.optimizer(steps))

@@ -12,14 +12,15 @@ import pathlib
 import platform
 import types
 import typing
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import tyro
 import yaml
 
 from ofmu_jax.data import DEFAULT_TEMPLATE
 from ofmu_jax.errors import InputError
-from ofmu_jax.methods import METHODS, Method, Ofmu, get_method
+from ofmu_jax.methods import METHODS, Hyperparameters, Method, Ofmu, get_method
+from ofmu_jax.methods.vision import ImageMethod, get_image_method
 from ofmu_jax.models import Lora
 from ofmu_jax.version import __version__
 
@@ -256,13 +257,17 @@ class ExportConfig:
     """Folder of a PEFT adapter to merge into the model first."""
 
 
+# The base classes whose subclasses a config names.
+_LOOKUPS: dict[Any, Any] = {Method: get_method, ImageMethod: get_image_method}
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain nested dicts; a method carries its name."""
     result = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         result[field.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
-    return {"name": config.name, **result} if isinstance(config, Method) else result
+    return {"name": config.name, **result} if isinstance(config, Hyperparameters) else result
 
 
 def from_dict(cls: type[T], values: Any, source: str) -> T:
@@ -283,19 +288,19 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
     if not isinstance(values, dict):
         raise InputError(f"{source}: expected a mapping for {cls.__name__}, got {values!r}")
     values = dict(values)
-    if cls is Method:
-        cls = get_method(values.pop("name", Ofmu.name))  # type: ignore[assignment]
+    if cls in _LOOKUPS:
+        cls = _LOOKUPS[cls](values.pop("name", Ofmu.name))
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    given = {}
+    given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
             close = difflib.get_close_matches(str(name), fields, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InputError(f"{source}: {cls.__name__} has no field {name!r}{hint}")
-        hint_type = Method if hints[name] is M else hints[name]
+        hint_type = _concrete(hints[name])
         if dataclasses.is_dataclass(hint_type):
-            given[name] = from_dict(hint_type, value, source)
+            given[name] = from_dict(cast(type, hint_type), value, source)
         else:
             given[name] = _checked(value, hint_type, f"{source}: {cls.__name__}.{name}")
     for name, field in fields.items():
@@ -303,10 +308,19 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         )
         if required and name not in given:
-            kind = Method if hints[name] is M else hints[name]
-            nested = dataclasses.is_dataclass(kind)
-            given[name] = from_dict(kind, {}, source) if nested else tyro.MISSING
+            given[name] = _without_values(_concrete(hints[name]), source)
     return cls(**given)
+
+
+def _without_values(kind: Any, source: str) -> Any:
+    """The config of that kind whose required values are missing; or a missing value."""
+    nested = dataclasses.is_dataclass(kind)
+    return from_dict(cast(type, kind), {}, source) if nested else tyro.MISSING
+
+
+def _concrete(hint: Any) -> Any:
+    """What a type variable stands for."""
+    return hint.__bound__ if isinstance(hint, TypeVar) else hint
 
 
 def _checked(value: Any, expected: Any, where: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from ofmu_jax.atomic import write_atomic
 from ofmu_jax.data import load_muse
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import (
@@ -26,7 +27,7 @@ from ofmu_jax.models.families import Family
 from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.config import EvaluateConfig
 from ofmu_jax.runs.datasets import data_dir, load_data, load_tasks
-from ofmu_jax.runs.folder import check_folder, open_folder, write_atomic, write_json
+from ofmu_jax.runs.folder import check_folder, open_folder, write_json
 from ofmu_jax.runs.models import Model, load_model
 from ofmu_jax.runs.scorecard import scorecard
 

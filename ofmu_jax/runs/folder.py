@@ -9,15 +9,15 @@ results.json     figures of the whole run
 """
 
 import contextlib
+import io
 import json
 import math
-import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from ofmu_jax.atomic import write_atomic
 from ofmu_jax.errors import InputError
 from ofmu_jax.runs.config import OutputConfig, to_dict, versions
 
@@ -30,26 +30,19 @@ CONFIG, METRICS, CHECKPOINTS, MODEL, RESULTS = (
 )
 
 
-def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all: to a sibling, to disk, then renamed over."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes strict JSON (a NaN becomes null), whole or not at all."""
     write_atomic(path, json.dumps(strict_json(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def write_figure(path: pathlib.Path, figure: Any) -> None:
+    """Writes a matplotlib figure as PNG, whole or not at all, and lets go of it."""
+    import matplotlib.pyplot as plt
+
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=130)
+    plt.close(figure)
+    write_atomic(path, content.getvalue())
 
 
 def strict_json(value: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file, save
 
+from ofmu_jax.atomic import write_atomic
 from ofmu_jax.data import Tokenizer, read_tokenizer, write_tokenizer
 from ofmu_jax.errors import InputError
 from ofmu_jax.models import (
@@ -31,7 +32,7 @@ from ofmu_jax.models.hub import is_checkpoint, locate
 from ofmu_jax.models.huggingface import CONFIG, new_layout, read_companions
 from ofmu_jax.models.tensors import abstract_params
 from ofmu_jax.runs.config import ExportConfig, NumericsConfig
-from ofmu_jax.runs.folder import MODEL, storing, write_atomic, write_json
+from ofmu_jax.runs.folder import MODEL, storing, write_json
 
 _TENSORS, _BUFFERS, _ADAPTER = "tensors.json", "buffers.safetensors", "adapter"
 

@@ -9,7 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from ofmu_jax.runs.folder import read_metrics, write_atomic
+from ofmu_jax.atomic import write_atomic
+from ofmu_jax.runs.folder import read_metrics, write_figure
 
 _TITLES = {
     "forget_loss": "forget loss, as each method defines it",
@@ -105,7 +106,7 @@ def plot_trade_off(models: dict[str, dict[str, Any]], path: pathlib.Path) -> Non
     axes.set_title("Forgetting against utility: up and to the right is better")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    _save(figure, path)
+    write_figure(path, figure)
 
 
 def plot_diagnostics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> None:
@@ -130,14 +131,7 @@ def plot_diagnostics(folders: dict[str, pathlib.Path], path: pathlib.Path) -> No
         if key == "curvature":
             axes.axhline(0.0, color="black", linewidth=0.8)
     grid.flat[0].legend(fontsize=8)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: pathlib.Path) -> None:
-    temporary = path.with_name(f".{path.stem}.tmp.png")
-    figure.savefig(temporary, dpi=130)
-    plt.close(figure)
-    temporary.replace(path)
+    write_figure(path, figure)
 
 
 def write_report(folder: pathlib.Path, results: dict[str, Any]) -> None:

@@ -99,7 +99,10 @@ SEARCH = {"search": {"learning_rate": [1e-4, 1e-2]}}
         ({"rules": {"trials": 0}}, "trials must be >= 1, got 0"),
         ({"rules": {"seeds": 1}}, "seeds must be >= 2 for an interval, got 1"),
         ({"rules": {"utility": "all"}}, "expected .'model', 'retain'."),
-        ({"data": {"dataset": "muse"}}, "data.dataset is 'muse'; expected tofu or authors"),
+        (
+            {"data": {"dataset": "muse"}},
+            "data.dataset is 'muse'; expected one of tofu, authors, digits",
+        ),
         ({"train": {"lop": {}}}, "train: TrainConfig has no field 'lop'; did you mean 'loop'"),
         ({"train": [1]}, "section 'train' is .1.; expected a mapping"),
     ],

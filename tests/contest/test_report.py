@@ -4,21 +4,25 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from ofmu_jax.contest import report
+from ofmu_jax.contest import plots
+from ofmu_jax.contest.answers import ANSWERS, plot_pareto
+from ofmu_jax.contest.plots import plot_sensitivity
 from ofmu_jax.contest.report import (
     PARETO,
     REPORT,
     SENSITIVITY,
     main_table,
-    plot_pareto,
-    plot_sensitivity,
     reference_table,
     sensitivity_table,
     settings_table,
     write_report,
 )
-from ofmu_jax.contest.summary import summarise
+from ofmu_jax.contest.summary import summarise as summarise_by
 from tests.contest.test_summary import final, trial
+
+
+def summarise(records, methods):
+    return summarise_by(records, methods, ANSWERS)
 
 
 def figures(p, utility):
@@ -63,11 +67,15 @@ def cells(table):
 
 
 def test_the_main_table_has_the_best_first_and_those_without_runs_last():
-    assert [row["method"] for row in cells(main_table(SUMMARY))] == ["best", "weak¦er", "later"]
+    assert [row["method"] for row in cells(main_table(SUMMARY, ANSWERS))] == [
+        "best",
+        "weak¦er",
+        "later",
+    ]
 
 
 def test_the_main_table_s_cells():
-    best, weaker, later = cells(main_table(SUMMARY))
+    best, weaker, later = cells(main_table(SUMMARY, ANSWERS))
     # t at one degree of freedom: 12.706 standard errors of 0.1.
     assert best == {
         "method": "best",
@@ -94,7 +102,7 @@ def test_the_main_table_s_cells():
 
 def test_one_seed_is_shown_without_an_interval_and_zero_without_a_sign():
     summary = summarise([final("a", 0, 0.5), final("b", 0, 0.5 + 1e-9)], "ab")
-    rows = cells(main_table(summary))
+    rows = cells(main_table(summary, ANSWERS))
     assert [row["score"] for row in rows] == ["0.500", "0.500"]
     assert [row["vs best other"] for row in rows] == ["0.000", "0.000"]
     assert [row["Holm p"] for row in rows] == ["-", "-"]
@@ -153,9 +161,9 @@ def drawn(monkeypatch):
     """The figures that were drawn, still open."""
     figures = []
     with monkeypatch.context() as patch:
-        patch.setattr(report.plt, "close", figures.append)
+        patch.setattr(plots.plt, "close", figures.append)
         yield figures
-    report.plt.close("all")
+    plots.plt.close("all")
 
 
 def test_the_trade_off_s_points_bars_and_directions(tmp_path, drawn):
@@ -216,7 +224,7 @@ def test_plots_of_nothing_are_plots_all_the_same(tmp_path):
 
 
 def test_references_are_means_over_replicates():
-    original, retrained = cells(reference_table(REFERENCES))
+    original, retrained = cells(reference_table(REFERENCES, ANSWERS))
     assert original["method"] == "original" and original["relative utility"] == "0.800"
     assert original["median p"] == "< 0.0001" and retrained["median p"] == "1"
 
@@ -228,15 +236,20 @@ def test_a_single_seed_is_plotted_without_bars(tmp_path):
 
 def test_the_report_holds_tables_plots_explanations_and_conditions(tmp_path):
     conditions = {"machine": "two cores", "versions": {"jax": "1.2", "numpy": {"of": 3}}}
-    write_report(tmp_path, SUMMARY, REFERENCES, conditions)
+    write_report(tmp_path, SUMMARY, REFERENCES, conditions, ANSWERS)
     assert [p.name for p in tmp_path.iterdir()] == [REPORT]
     text = (tmp_path / REPORT).read_text()
-    for table in (main_table, sensitivity_table, settings_table):
-        assert f"\n\n{table(SUMMARY)}\n\n" in text
-    assert f"\n\n{reference_table(REFERENCES)}\n\n" in text
+    for table in (
+        main_table(SUMMARY, ANSWERS),
+        sensitivity_table(SUMMARY),
+        settings_table(SUMMARY),
+        reference_table(REFERENCES, ANSWERS),
+        ANSWERS.text.splitlines()[0],
+    ):
+        assert f"\n\n{table}\n" in text
     for link in (PARETO, SENSITIVITY):
         assert f"]({link})\n" in text
-    for words in ("Student's t", "Holm's method", "the other half", "diverged has score 0"):
+    for words in ("Student's t", "Holm's method", "the other half", "diverged has the least score"):
         assert words in text
     assert "\n- machine: two cores\n- versions: jax 1.2, numpy of 3\n" in text
     assert "\n\n\n" not in text

@@ -5,8 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ofmu_jax.contest.answers import ANSWERS
 from ofmu_jax.contest.significance import mean_interval, paired_p
-from ofmu_jax.contest.summary import COSTS, FIGURES, PER_SEED, summarise
+from ofmu_jax.contest.summary import COSTS
+from ofmu_jax.contest.summary import summarise as summarise_by
+
+
+def summarise(records, methods):
+    return summarise_by(records, methods, ANSWERS)
 
 
 def cost(**values):
@@ -62,9 +68,9 @@ def test_a_method_without_records_has_all_keys_and_no_figures():
     assert empty.keys() == full.keys()
     counts = ("trials", "diverged_trials", "finals", "diverged_finals", "search_seconds")
     assert [empty[name] for name in counts] == [0] * 5
-    assert empty["figures"] == dict.fromkeys(FIGURES)
+    assert empty["figures"] == dict.fromkeys(ANSWERS.figures)
     assert empty["cost"] == dict.fromkeys(COSTS)
-    assert empty["per_seed"] == {"seed": [], **{name: [] for name in PER_SEED}}
+    assert empty["per_seed"] == {"seed": [], **{name: [] for name in ANSWERS.per_seed}}
     others = ("best", "objective_median", "objective_p90", "near_best_share", "against")
     assert [empty[name] for name in others] == [None] * 5
     assert empty["forget_quality_median"] is None
@@ -101,7 +107,7 @@ def test_figures_are_means_over_seeds_with_t_intervals():
     expected = mean_interval(utilities)._asdict()
     assert actual["figures"]["relative_utility"] == expected
     assert actual["figures"]["utility"] is None
-    assert set(actual["figures"]) == set(FIGURES)
+    assert set(actual["figures"]) == set(ANSWERS.figures)
 
 
 def test_forget_quality_has_a_median():

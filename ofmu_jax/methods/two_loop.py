@@ -1,0 +1,71 @@
+"""The hyperparameters of OFMU's two loops, whatever the losses and the outer optimiser."""
+
+import dataclasses
+
+import optax
+
+from ofmu_jax import bilevel
+from ofmu_jax.errors import InputError
+from ofmu_jax.methods.hyperparameters import Hyperparameters
+
+INNER_OPTIMIZERS = ("sgd", "adam")
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoLoop(Hyperparameters):
+    """Inner: T ascents on `Phi = L_f - beta cos(grad L_f, grad L_r)`. Outer: any optimiser on F.
+
+    See `ofmu_jax.bilevel.ofmu` for the algorithm and the meaning of the names.
+    """
+
+    beta: float = 0.1
+    """Similarity weight."""
+    rho: float = 1e-3
+    """First weight of the outer penalty."""
+    rho_growth: float = 1.02
+    """Factor by which rho grows each outer step."""
+    rho_cap: float = 1.0
+    """Bound on rho."""
+    inner_steps: int = 5
+    """T, ascent steps per outer step."""
+    inner_learning_rate: float = 1e-4
+    """Step size of the inner ascent."""
+    inner_optimizer: str = "adam"
+    """Optimiser of the inner ascent: "sgd" or "adam"."""
+    variant: str = "endpoint"
+    """Where the outer gradient is taken and the step starts."""
+    similarity: str = "cosine"
+    """"cosine" as published, or "squared_cosine"."""
+    similarity_hvp: str = "exact"
+    """How the similarity's gradient is computed: "exact" or "finite_difference"."""
+    hvp: str = "trajectory"
+    """How the outer term is computed: "exact", "finite_difference" or "trajectory"."""
+    penalty: str = "stationarity"
+    """"stationarity" as published, "gated" for the same only where s < 0, "value_gap" or "none"."""
+
+    def check_two_loops(self) -> None:
+        """Raises InputError for a name that does not exist or a number out of its range."""
+        self.require("inner_learning_rate", self.inner_learning_rate > 0, "a number > 0")
+        known = INNER_OPTIMIZERS
+        self.require("inner_optimizer", self.inner_optimizer in known, f"one of {known}")
+        try:
+            self.two_loops(optax.identity())
+        except ValueError as error:
+            raise InputError(f"method {self.name}: {error}") from error
+
+    def two_loops(
+        self, outer: optax.GradientTransformation
+    ) -> optax.GradientTransformationExtraArgs:
+        """`bilevel.ofmu` with these hyperparameters around an outer optimiser."""
+        inner = {"sgd": optax.sgd, "adam": optax.adam}[self.inner_optimizer]
+        return bilevel.ofmu(
+            inner=inner(self.inner_learning_rate),
+            outer=outer,
+            beta=self.beta,
+            rho=bilevel.geometric(self.rho, self.rho_growth, self.rho_cap),
+            inner_steps=self.inner_steps,
+            variant=self.variant,
+            similarity=bilevel.Similarity(self.similarity, hvp=self.similarity_hvp),
+            hvp=self.hvp,
+            penalty=self.penalty,
+        )

@@ -1,0 +1,1 @@
+"""Runs on image classifiers: train, unlearn, evaluate, and the demo."""
