@@ -8,6 +8,8 @@ import pathlib
 import re
 
 from ofmu_jax.contest.answers import ANSWERS
+from ofmu_jax.contest.cells import interval, mean, number, p_value, percent, size, table
+from ofmu_jax.contest.images import IMAGES
 from ofmu_jax.contest.report import main_table, reference_table, sensitivity_table, settings_table
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -198,23 +200,102 @@ def sensitivity() -> str:
     return "\n".join([f"{command}.", "", sensitivity_table(summary), "", settings_table(summary)])
 
 
+def ablations() -> str:
+    results, command = _comparison("ablations")
+    rules, methods = results["contest"]["rules"], results["summary"]["methods"]
+    columns = {
+        "score": lambda m: interval(m["figures"]["score"]),
+        "median p": lambda m: p_value(m["forget_quality_median"]),
+        "mean D": lambda m: mean(m["figures"]["ks_distance"]),
+        "relative utility": lambda m: interval(m["figures"]["relative_utility"]),
+        "steps with s > 0": lambda m: percent(
+            (m["figures"]["curvature_positive"] or {}).get("mean")
+        ),
+        "mean s": lambda m: mean(m["figures"]["curvature_mean"]),
+        "gradients": lambda m: size(m["cost"]["gradient_equivalents"]),
+        "seconds": lambda m: size(m["cost"]["seconds"]),
+    }
+    rows = {name: methods[name] for name in results["summary"]["ranking"]}
+    return "\n".join(
+        [
+            f"{command}. {rules['trials']} trials of the two learning rates each, then "
+            f"{rules['seeds']} seeds, each with models and fictitious authors of its own.",
+            "",
+            table(columns, rows),
+        ]
+    )
+
+
+def _fashion(name: str) -> str:
+    results = _read(f"experiments/fashion_mnist/{name}_results.json")
+    rules, versions = results["contest"]["rules"], results["versions"]
+    return "\n".join(
+        [
+            f"`ofmu compare experiments/fashion_mnist/{name}.yaml --data-dir FASHION_MNIST`; jax "
+            f"{versions['jax']}, Python {versions['python']}, one CPU core. {rules['trials']} "
+            f"trials each, then {rules['seeds']} seeds over {rules['replicates']} pairs of models, "
+            "each with a split of its own; brackets are 95 % intervals over them.",
+            "",
+            main_table(results["summary"], IMAGES),
+            "",
+            reference_table(results["references"], IMAGES),
+            "",
+            settings_table(results["summary"]),
+        ]
+    )
+
+
+def fashion_random() -> str:
+    return _fashion("random")
+
+
+def u_lira() -> str:
+    results = _read("experiments/u_lira/results.json")
+    config, versions = results["config"], results["versions"]
+
+    def cell(figure: dict) -> str:
+        return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**figure)
+
+    columns = {
+        "AUC": lambda m: cell(m["auc"]),
+        "accuracy": lambda m: cell(m["accuracy"]),
+        "TPR at FPR 0.01": lambda m: cell(m["tpr_at_fpr_0.01"]),
+        "seconds, one after another": lambda m: number(
+            m.get("seconds", {}).get("one after another"), 1
+        ),
+        f"{config['population']} at once": lambda m: number(
+            m.get("seconds", {}).get(f"{config['population']} at once"), 1
+        ),
+    }
+    return "\n".join(
+        [
+            f"`python -m experiments.u_lira.run --out OUT.json`; jax {versions['jax']}, Python "
+            f"{versions['python']}, two CPU cores; {config['shadows']} pairs of shadow models, "
+            f"{config['attacked']} attacked; brackets are 95 % intervals over images.",
+            "",
+            table(columns, results["methods"]),
+        ]
+    )
+
+
 PAGES = {
     "README.md": (pocket_authors,),
-    "docs/comparison.md": (sensitivity,),
+    "docs/comparison.md": (sensitivity, ablations),
     "docs/models.md": (families, generation, memorised),
     "docs/evaluation.md": (tofu_evaluation, evaluation_speed),
     "docs/full_size.md": (full_size,),
+    "docs/vision.md": (fashion_random, u_lira),
 }
 
 
 def render(path: str) -> str:
     """A page with each of its tables made anew."""
     page = (ROOT / path).read_text(encoding="utf-8")
-    for table in PAGES[path]:
-        name = table.__name__
+    for make in PAGES[path]:
+        name = make.__name__
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         page, count = re.subn(
-            pattern, lambda m, t=table: m[1] + t() + "\n" + m[2], page, flags=re.DOTALL
+            pattern, lambda m, t=make: m[1] + t() + "\n" + m[2], page, flags=re.DOTALL
         )
         assert count == 1, name
     return page

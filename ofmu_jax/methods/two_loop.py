@@ -1,6 +1,8 @@
 """The hyperparameters of OFMU's two loops, whatever the losses and the outer optimiser."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import optax
 
@@ -54,12 +56,25 @@ class TwoLoop(Hyperparameters):
             raise InputError(f"method {self.name}: {error}") from error
 
     def two_loops(
-        self, outer: optax.GradientTransformation
+        self,
+        outer: optax.GradientTransformation,
+        decay: Callable[[Any], Any] | None = None,
     ) -> optax.GradientTransformationExtraArgs:
-        """`bilevel.ofmu` with these hyperparameters around an outer optimiser."""
+        """`bilevel.ofmu` with these hyperparameters around an outer optimiser.
+
+        Args:
+          outer: fed the gradient of F.
+          decay: a factor of the inner step size, a schedule of the outer step; 1 by default.
+        """
         inner = {"sgd": optax.sgd, "adam": optax.adam}[self.inner_optimizer]
+        rate: Any = self.inner_learning_rate
+        if decay is not None:
+            # The inner optimiser counts inner steps.
+            def rate(count: Any) -> Any:
+                return self.inner_learning_rate * decay(count // self.inner_steps)
+
         return bilevel.ofmu(
-            inner=inner(self.inner_learning_rate),
+            inner=inner(rate),
             outer=outer,
             beta=self.beta,
             rho=bilevel.geometric(self.rho, self.rho_growth, self.rho_cap),

@@ -1,6 +1,7 @@
 """A comparison's file: what it says, and what is refused before anything is run."""
 
 import dataclasses
+import pathlib
 
 import pytest
 import yaml
@@ -117,3 +118,15 @@ def test_methods_that_are_not_in_the_file_are_refused(capsys, tmp_path):
     arguments = ["compare", path, "--out", tmp_path / "out", "--methods", "npo,simnpo"]
     line = refused(capsys, tmp_path, *arguments)
     assert "'simnpo' is not in" in line and "blur, npo" in line
+
+
+COMMITTED = sorted((pathlib.Path(__file__).parents[2] / "experiments").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in COMMITTED if {"rules", "methods"} <= set(yaml.safe_load(path.read_text()))],
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
+def test_committed_comparisons_are_valid(path):
+    assert read_contest(CompareConfig(str(path), OutputConfig("unused"))).entries

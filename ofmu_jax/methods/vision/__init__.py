@@ -5,6 +5,7 @@ from ofmu_jax.methods.lookup import named
 from ofmu_jax.methods.vision.base import ImageMethod, StepMethod, Unlearned
 from ofmu_jax.methods.vision.boundary import BoundaryExpand, BoundaryShrink
 from ofmu_jax.methods.vision.dampening import Dampening
+from ofmu_jax.methods.vision.descent import descend, on_loss
 from ofmu_jax.methods.vision.fine_tuning import FineTune, L1Sparse, Retrain
 from ofmu_jax.methods.vision.gradient_ascent import GradientAscent
 from ofmu_jax.methods.vision.influence import Influence
@@ -71,5 +72,7 @@ __all__ = [
     "Scrub",
     "StepMethod",
     "Unlearned",
+    "descend",
     "get_image_method",
+    "on_loss",
 ]

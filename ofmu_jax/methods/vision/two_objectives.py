@@ -134,8 +134,9 @@ class ImageOfmu(TwoLoop, TwoObjectives):
         self.check_two_loops()
 
     def transformation(self, steps: int) -> optax.GradientTransformationExtraArgs:
-        """`bilevel.ofmu` around SGD."""
-        return self.two_loops(self.optimizer(steps))
+        """`bilevel.ofmu` around SGD; the schedule holds for both learning rates."""
+        decay = optax.cosine_decay_schedule(1.0, steps) if self.schedule == "cosine" else None
+        return self.two_loops(self.optimizer(steps), decay)
 
 
 @dataclasses.dataclass(frozen=True)

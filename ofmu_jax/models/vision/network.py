@@ -183,6 +183,7 @@ def with_classes(
     inputs, present = kernel.shape
     new = max(num_classes - present, 0)
     # An initialiser cannot draw nothing.
+    # The initialiser divides by the number of columns.
     fresh = _HEAD_INIT(key, (inputs, max(new, 1)), kernel.dtype)[:, :new]
     kernel = jnp.concatenate([kernel[:, :num_classes], fresh], axis=1)
     bias = jnp.concatenate([bias[:num_classes], jnp.zeros(new, bias.dtype)])

@@ -56,6 +56,6 @@ class Block(nn.Module):
             y = ConvNorm(self.config, features, side, stride, name=name)(y, frozen)
             if index < last:
                 y = nn.relu(y)
-        if x.shape[-1] != wide or self.stride > 1:
+        if x.shape[-1] != wide:
             x = ConvNorm(self.config, wide, 1, self.stride, name="shortcut")(x, frozen)
         return nn.relu(x + y)

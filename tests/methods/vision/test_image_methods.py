@@ -1,6 +1,8 @@
 """Every method's model after some steps, against the same computed in numpy."""
 
 import dataclasses
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from ofmu_jax.errors import InputError
+from ofmu_jax.methods import vision
 from ofmu_jax.methods.vision import (
     IMAGE_METHODS,
     BadTeacher,
@@ -347,6 +350,31 @@ def test_ofmu_is_the_optimiser_of_language_models():
     assert set(end.metrics) >= {"forget_loss", "retain_loss", "cosine", "curvature"}
 
 
+def test_a_schedule_holds_for_both_learning_rates():
+    given = problem()
+    forget, retain = flat(given.forget), flat(given.retain)
+    yf, yr = (np.asarray(rows.labels) for rows in (given.forget, given.retain))
+    p = as_numpy(given.variables.params)
+    for k in range(3):
+        decay = 0.5 * (1 + np.cos(np.pi * k / 3))
+        for _ in range(2):
+            p = plus(p, cross_entropy_gradient(p, forget, yf), 0.2 * decay)
+        p = plus(p, cross_entropy_gradient(p, retain, yr), -0.3 * decay)
+    method = ImageOfmu(
+        learning_rate=0.3,
+        momentum=0.0,
+        weight_decay=0.0,
+        epochs=3.0,
+        schedule="cosine",
+        inner_optimizer="sgd",
+        inner_learning_rate=0.2,
+        inner_steps=2,
+        beta=0.0,
+        penalty="none",
+    )
+    expect(run(method, given), p)
+
+
 @pytest.mark.parametrize("rule", ["pcgrad", "mgda", "projection", "ngdiff", "munba", "blur"])
 def test_update_rules_run_on_images(rule):
     given = problem()
@@ -452,3 +480,22 @@ def test_what_is_out_of_range_is_refused(name, given, message):
 def test_an_unknown_name_is_refused():
     with pytest.raises(InputError, match=r"unknown method 'salum'.*did you mean 'salun'"):
         get_image_method("salum")
+
+
+def test_the_method_in_the_docs_does_what_it_says(monkeypatch):
+    text = (pathlib.Path(__file__).parents[3] / "docs" / "vision.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    monkeypatch.setattr(vision, "IMAGE_METHODS", {})
+    names = {"__name__": __name__}
+    exec(code, names)
+    assert set(vision.IMAGE_METHODS) == {"indifferent"}
+    given = problem()
+    forget, retain = flat(given.forget), flat(given.retain)
+    y = np.asarray(given.retain.labels)
+
+    def gradient(p, k):
+        own = of_logits(forget, (probabilities(p, forget) - 1 / CLASSES) / ROWS)
+        return plus(cross_entropy_gradient(p, retain, y), own, 0.5)
+
+    want = sgd(as_numpy(given.variables.params), gradient, 3, 0.3, 0.9, 5e-4)
+    expect(run(names["Indifferent"](**STEPS, gamma=0.5), given), want)
