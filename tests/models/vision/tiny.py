@@ -15,7 +15,6 @@ CONFIGS = {
     "vgg16_bn": VisionConfig("vgg16_bn", (33, 32, 2), num_classes=3, width=2),
     "vit_tiny": VisionConfig("vit_tiny", (12, 8, 2), num_classes=3, width=6),
 }
-NORMED = [name for name in CONFIGS if name != "vit_tiny"]
 
 # Deep networks compile in half the time; and fused operations round in another way than single
 # ones, which a gradient that compares floats for equality would not survive.

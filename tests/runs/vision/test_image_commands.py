@@ -1,6 +1,7 @@
 """`ofmu images`: train, unlearn, evaluate, as a user runs them, on few digits."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 
 from ofmu_jax.cli import main
+from ofmu_jax.contest.config import CompareConfig, read_contest
 from ofmu_jax.data.vision import load_images, load_split
 from ofmu_jax.errors import InputError
+from ofmu_jax.runs.config import OutputConfig
+from ofmu_jax.runs.vision import demo
 from ofmu_jax.runs.vision.config import ImageDataConfig
 from ofmu_jax.runs.vision.datasets import load_image_request
 from ofmu_jax.runs.vision.models import load_image_model
@@ -206,6 +210,16 @@ def test_a_damaged_model_is_refused(models, tmp_path):
     (copy / "config.json").write_text("[]")
     with pytest.raises(InputError, match="not the config of an image classifier"):
         load_image_model(tmp_path)
+
+
+def test_the_demo_s_settings_are_those_that_were_chosen():
+    folder = pathlib.Path(__file__).parents[3] / "experiments" / "digits_tuning"
+    output = OutputConfig("unused")
+    contest = read_contest(CompareConfig(str(folder / "config.yaml"), output))
+    methods = read(folder / "results.json")["summary"]["methods"]
+    assert set(demo.METHODS) == set(contest.entries)
+    for name, entry in contest.entries.items():
+        assert demo.METHODS[name] == entry.at(methods[name]["best"]["point"]), name
 
 
 @pytest.mark.slow
