@@ -67,6 +67,10 @@ class Arena:
         """Runs members at once; see `Runner.run`."""
         return self._runner.run(members, traced)
 
+    def release_programs(self) -> None:
+        """Lets go of all compiled programs of methods."""
+        self._runner.release_programs()
+
     def reference(self, name: str, which: str) -> dict[str, Any]:
         """The figures of the `original` or the `retrained` model."""
         return self.figures(getattr(self, name).params, which)

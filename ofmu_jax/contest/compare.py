@@ -1,6 +1,5 @@
 """`ofmu compare`: search, choose, repeat over seeds, report; what is done already stays done."""
 
-import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -43,8 +42,13 @@ def compare(config: CompareConfig) -> pathlib.Path:
     keep_programs(cache_folder())
     folder = open_folder(config.output, config, same=False)
     write_json(folder / CONTEST, contest.stated())
-    arena = _ARENAS[contest.track.name]
-    arenas = functools.cache(lambda replicate: arena(contest, folder, replicate))
+    made: dict[int, AnyArena] = {}
+
+    def arenas(replicate: int) -> AnyArena:
+        if replicate not in made:
+            made[replicate] = _ARENAS[contest.track.name](contest, folder, replicate)
+        return made[replicate]
+
     labels = chosen(config, contest)
     for entry in map(contest.entries.__getitem__, labels):
         for point in corners(entry.space):
@@ -52,6 +56,9 @@ def compare(config: CompareConfig) -> pathlib.Path:
     ledger = Ledger(folder / RUNS)
     for label in labels:
         _run_entry(contest, contest.entries[label], ledger, arenas)
+        # No other method has use for them, and a process can hold so many only.
+        for arena in made.values():
+            arena.release_programs()
     _run_references(contest, ledger, arenas)
     report(contest, ledger, folder)
     print((folder / "report.md").read_text(encoding="utf-8"))

@@ -96,6 +96,10 @@ class ImageArena:
             )
         return outcomes
 
+    def release_programs(self) -> None:
+        """Lets go of all compiled programs of methods."""
+        self._programs.clear()
+
     def reference(self, name: str, which: str) -> dict[str, Any]:
         """The figures of the `original` or the `retrained` model."""
         return self.figures(getattr(self, name).variables, which)

@@ -102,6 +102,11 @@ class Runner:
         method.check_depth(self.model.config.num_hidden_layers)
         self._feed(method, self.loop.seed)
 
+    def release_programs(self) -> None:
+        """Lets go of all compiled programs."""
+        self._inits.clear()
+        self._programs.clear()
+
     def run(self, members: Sequence[Member], traced: frozenset[str]) -> list[Outcome]:
         """Runs members at once.
 

@@ -90,16 +90,34 @@ def unlearn_images(config: ImageUnlearnConfig) -> pathlib.Path:
     return folder
 
 
-def run_method(method: ImageMethod, problem: Problem, key: jax.Array) -> ImageOutcome:
-    """Compiles a method for a problem and runs it."""
-    compiling = time.perf_counter()
-    program = jax.jit(method.unlearn).lower(problem, key).compile()
+def compiled(method: ImageMethod, problem: Problem, key: jax.Array) -> tuple[Any, float]:
+    """A method's program for a problem, and the seconds that it took to compile."""
     began = time.perf_counter()
-    end = jax.block_until_ready(program(problem, key))
+    program = jax.jit(method.unlearn).lower(problem, key).compile()
+    return program, time.perf_counter() - began
+
+
+def run_method(
+    method: ImageMethod,
+    problem: Problem,
+    key: jax.Array,
+    program: tuple[Any, float] | None = None,
+) -> ImageOutcome:
+    """Runs a method on a problem.
+
+    Args:
+      method: the method.
+      problem: the model and the request.
+      key: of all that is random in it.
+      program: as `compiled` gives it, if it has been called already.
+    """
+    call, compile_seconds = program or compiled(method, problem, key)
+    began = time.perf_counter()
+    end = jax.block_until_ready(call(problem, key))
     seconds = time.perf_counter() - began
     metrics = {name: np.asarray(value) for name, value in end.metrics.items()}
     failed = diverged(end.variables, metrics)
-    return ImageOutcome(end.variables, metrics, failed, seconds, began - compiling)
+    return ImageOutcome(end.variables, metrics, failed, seconds, compile_seconds)
 
 
 def diverged(variables: Any, metrics: Mapping[str, np.ndarray]) -> bool:

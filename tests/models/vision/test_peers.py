@@ -10,10 +10,8 @@ from ofmu_jax.models.vision import logits, logits_and_moments, update_statistics
 from tests.models.vision.peers import TWINS, torch
 from tests.models.vision.tiny import CONFIGS, make_images, make_variables, quick_jit
 
-
-def slow_if_deep(names):
-    slow = {"resnet50": pytest.mark.slow}
-    return [pytest.param(name, marks=slow.get(name, ())) for name in names]
+MARKS = {"resnet50": pytest.mark.slow}
+NAMES = [pytest.param(name, marks=MARKS.get(name, ())) for name in CONFIGS]
 
 
 def run_twin(twin, images, cotangent):
@@ -30,7 +28,7 @@ def assert_close(ours, theirs, rtol=1e-4):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=rtol * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", slow_if_deep(CONFIGS))
+@pytest.mark.parametrize("name", NAMES)
 def test_evaluation_agrees(name):
     config = CONFIGS[name]
     variables, images = make_variables(config), make_images(config)
@@ -39,7 +37,7 @@ def test_evaluation_agrees(name):
     assert_close(quick_jit(logits, static_argnums=0)(config, variables, images), theirs)
 
 
-@pytest.mark.parametrize("name", slow_if_deep(CONFIGS))
+@pytest.mark.parametrize("name", NAMES)
 def test_training_agrees(name):
     config = CONFIGS[name]
     variables, images = make_variables(config), make_images(config, batch=16)
@@ -56,7 +54,7 @@ def test_training_agrees(name):
     ours, gradient, moments = run(variables.params, images)
     assert_close(ours, theirs)
     # Sides shrink to one pixel, and the variance of few values divides rounding errors.
-    assert_close(gradient, their_gradient, rtol=1e-3)
+    assert_close(gradient, their_gradient, rtol=1e-3 if norms else 1e-4)
 
     running = update_statistics(variables.statistics, moments)
     for path, norm in norms.items():
