@@ -76,6 +76,7 @@ def report(contest: Contest, ledger: Ledger, folder: pathlib.Path) -> None:
     measures = contest.track.measures
     summary = summarise(records, list(contest.entries), measures)
     stated = contest.stated()
+    stated["data"]["data_dir"] = None  # results are for others, who have the files elsewhere
     write_json(
         folder / RESULTS,
         {
