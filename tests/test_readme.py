@@ -29,7 +29,7 @@ def test_the_commands_exist():
     from ofmu_jax.cli import _commands
 
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
-    for command in re.findall(r"^(?:\.venv/bin/)?ofmu (\w+)", shell, flags=re.MULTILINE):
+    for command in re.findall(r"^(?:\.venv/bin/)?ofmu (images \w+|\w+)", shell, flags=re.MULTILINE):
         assert command in _commands()
     makefile = (pathlib.Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", shell, flags=re.MULTILINE):

@@ -138,6 +138,7 @@ def test_a_class_leaves_the_test_set_with_its_rows():
     assert len(request.rows("test").labels) == np.sum(data.test.labels != 3)
 
 
+@pytest.mark.slow
 def test_frozen_statistics_stay_and_others_do_not(models, tmp_path):
     command = ["images", "unlearn", *DATA, "--model", models / "original", "--batch-size", "32"]
     method = ["--method", "fine_tune", "--epochs", "1"]
