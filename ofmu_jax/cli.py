@@ -1,17 +1,20 @@
 """The command line: parse, build a config, call `runs`.
 
-Exit status 0 on success, 2 with one line on bad input, 1 with a traceback on a bug, 130 on Ctrl-C.
+Exit status 0 on success, 2 with one line on bad input, 1 with a traceback on a bug, 130 on Ctrl-C,
+143 on SIGTERM between the steps of a run, 75 when another process of the run is lost.
 """
 
 import contextlib
 import dataclasses
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import tyro
 
 from ofmu_jax.errors import InputError
@@ -26,12 +29,22 @@ from ofmu_jax.runs.config import (
     from_dict,
     read_mapping,
 )
+from ofmu_jax.runs.plan_config import PlanConfig
+from ofmu_jax.runs.stopping import Stopped
 from ofmu_jax.runs.vision.config import ImageUnlearnConfig
+from ofmu_jax.scale import start_processes
+from ofmu_jax.scale.launch import launch
 from ofmu_jax.version import __version__
 
 # Commands for image classifiers are two words.
 _IMAGES = "images"
 _VISION = "--vision"
+# The exit status when another process of the run is lost, that of a temporary failure (sysexits.h).
+_LOST = 75
+
+# Taken before any other flag, as JAX must not have computed anything yet.
+_DISTRIBUTED = "--distributed"
+_SEVERAL_PROCESSES = ("train", "unlearn")
 
 _HELP = f"""ofmu {__version__}: machine unlearning in JAX.
 
@@ -46,12 +59,15 @@ commands:
   compare     methods with the same number of trials each, then seeds: table, tests, trade-off plot
   forget-quality   two TOFU_EVAL.json, of whichever tool, held against each other
   export      write a model as a Hugging Face folder
+  launch      several processes on this machine: launch --processes N [--devices M] COMMAND ...
+  plan        compile a step for TPUs that are not here: memory, traffic, time, what fits
   images train | unlearn | evaluate   the same for image classifiers;
               --method {" | ".join(IMAGE_METHODS)}
 
 Every command explains its flags with --help, takes them from --config FILE (YAML or JSON, as in a
 run's config.json) with flags given beside it winning, and writes a run folder to --out. --model is
-a run folder, a Hugging Face folder or hf://organisation/name.
+a run folder, a Hugging Face folder or hf://organisation/name. {", ".join(_SEVERAL_PROCESSES)}: with
+--mesh.fsdp -1 on all devices, and with {_DISTRIBUTED} on those of all hosts, started on each alike.
 
   ofmu demo --out out/demo
   ofmu train authors --out out/original
@@ -60,6 +76,7 @@ a run folder, a Hugging Face folder or hf://organisation/name.
   ofmu evaluate authors --model out/npo --out out/npo_eval
   ofmu forget-quality out/npo_eval/TOFU_EVAL.json out/retrained_eval/TOFU_EVAL.json
   ofmu export --model out/npo --out out/npo_hf
+  ofmu plan --model llama-2-7b --topology v5e:4x4 --method npo
   ofmu images train digits --out out/digits
   ofmu images train digits --split retain --out out/digits_retrained
   ofmu images unlearn digits --model out/digits --method salun --out out/salun
@@ -80,9 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    # orbax logs a failure with its traceback before it raises it; the raised one is enough.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # orbax logs a failure with its traceback before it raises it; the raised one is enough. So are
+    # the first of several at a time.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        if arguments[0] == "launch":
+            return _launch(arguments[1:])
         return _run(arguments[0], arguments[1:])
     except InputError as error:
         print(f"ofmu: error: {error}", file=sys.stderr)
@@ -90,6 +111,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a disk that fills, a folder that may not be written
         print(f"ofmu: error: {error}", file=sys.stderr)
         return 2
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"ofmu: error: process {jax.process_index()} lost another process of this run; go on "
+            f"with --resume ({' '.join(str(error).split())[:200]})",
+            file=sys.stderr,
+        )
+        # An orderly end would wait for those that are lost.
+        sys.stderr.flush()
+        os._exit(_LOST)
+    except Stopped as stop:
+        print(f"ofmu: {stop}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("ofmu: interrupted; go on with --resume", file=sys.stderr)
         return 130
@@ -100,6 +135,14 @@ def _run(command: str, arguments: list[str]) -> int:
     if command not in commands:
         raise InputError(f"unknown command {command!r}: expected one of {', '.join(commands)}")
     config_type, function = commands[command]
+    if _DISTRIBUTED in arguments:
+        if command not in _SEVERAL_PROCESSES:
+            raise InputError(
+                f"{_DISTRIBUTED}: {command} runs in one process; expected one of "
+                f"{', '.join(_SEVERAL_PROCESSES)}"
+            )
+        arguments = [a for a in arguments if a != _DISTRIBUTED]
+        start_processes()
     given, arguments = _take(arguments, "--config")
     default: Any = None
     if given is not None:
@@ -111,6 +154,23 @@ def _run(command: str, arguments: list[str]) -> int:
     return 0
 
 
+def _launch(arguments: list[str]) -> int:
+    """`ofmu launch --processes N [--devices M] COMMAND...`."""
+    numbers = {"--processes": 2, "--devices": 1}
+    while arguments and (flag := arguments[0].split("=")[0]) in numbers:
+        value, rest = _take(arguments[:2], flag)
+        if not (value or "").isdecimal() or int(value or 0) < 1:
+            raise InputError(f"launch {flag} is {value}; expected a number >= 1")
+        numbers[flag], arguments = int(value or 0), [*rest, *arguments[2:]]
+    if not arguments or arguments[0] not in _SEVERAL_PROCESSES:
+        raise InputError(
+            "launch: expected `ofmu launch --processes N [--devices M] COMMAND ...` with one of "
+            f"{', '.join(_SEVERAL_PROCESSES)} for COMMAND"
+        )
+    command = [sys.executable, "-m", "ofmu_jax", *arguments, _DISTRIBUTED]
+    return launch(command, numbers["--processes"], numbers["--devices"])
+
+
 def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
     """Imported late, so that `ofmu --help` does not wait for plots and statistics."""
     from ofmu_jax.contest.compare import compare
@@ -118,6 +178,7 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
     from ofmu_jax.runs.demo import DemoConfig, demo
     from ofmu_jax.runs.evaluate import evaluate
     from ofmu_jax.runs.models import export
+    from ofmu_jax.runs.plan import plan
     from ofmu_jax.runs.quality import compare_results
     from ofmu_jax.runs.train import train
     from ofmu_jax.runs.unlearn import unlearn
@@ -135,6 +196,7 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
         "compare": (CompareConfig, compare),
         "forget-quality": (ForgetQualityConfig, compare_results),
         "export": (ExportConfig, export),
+        "plan": (PlanConfig, plan),
         f"demo {_VISION}": (ImageDemoConfig, demo_images),
         "images train": (ImageTrainConfig, train_images),
         "images unlearn": (ImageUnlearnConfig, unlearn_images),
@@ -159,7 +221,11 @@ def _take(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
 
 def _parse(config_type: Any, arguments: list[str], default: Any, program: str) -> Any:
     """The config from the flags; a method's own flags are those of the method named."""
-    for kind, lookup in ((UnlearnConfig, get_method), (ImageUnlearnConfig, get_image_method)):
+    for kind, lookup in (
+        (UnlearnConfig, get_method),
+        (PlanConfig, get_method),
+        (ImageUnlearnConfig, get_image_method),
+    ):
         if config_type is kind:
             name, arguments = _take(arguments, "--method")
             if name is None:

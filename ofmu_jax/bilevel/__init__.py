@@ -25,6 +25,7 @@ from ofmu_jax.bilevel.gradients import (
 )
 from ofmu_jax.bilevel.inner import MaximizeInnerState, maximize_inner
 from ofmu_jax.bilevel.masking import with_frozen
+from ofmu_jax.bilevel.microbatches import accumulated, split_rows
 from ofmu_jax.bilevel.objectives import (
     SIMILARITIES,
     PhiTerms,
@@ -59,6 +60,7 @@ __all__ = [
     "Similarity",
     "SkipNonfiniteState",
     "StackedLoss",
+    "accumulated",
     "add_stationarity_penalty",
     "add_value_gap_penalty",
     "constant",
@@ -80,6 +82,7 @@ __all__ = [
     "quadratics",
     "secant",
     "skip_nonfinite",
+    "split_rows",
     "value_and_gradients",
     "with_frozen",
 ]

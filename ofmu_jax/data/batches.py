@@ -9,6 +9,10 @@ from ofmu_jax.errors import InputError
 
 # `tokens` (B, S) int32 and `scored` (B, S) bool.
 Batch: TypeAlias = dict[str, np.ndarray]
+# Some rows of a batch, as positions in it.
+Own: TypeAlias = np.ndarray | slice
+
+ALL_ROWS = slice(None)
 
 # Widths of batches are multiples of this, so that few programs are compiled. Batches of similar
 # lengths have less padding to lose to the rounding.
@@ -18,23 +22,25 @@ _GROUPED_WIDTH = 32
 _POOL_BATCHES = 50
 
 
-def take(encoded: Encoded, indices: np.ndarray, multiple: int = _WIDTH) -> Batch:
+def take(
+    encoded: Encoded, indices: np.ndarray, multiple: int = _WIDTH, own: Own = ALL_ROWS
+) -> Batch:
     """Picks rows, without the padding that none of them needs.
 
     Args:
       encoded: N rows of S tokens.
       indices: (B,) int.
       multiple: what W is rounded up to.
+      own: which of the B rows are wanted, all by default; the others are not read, and W is the
+        same to all who share a batch.
 
     Returns:
       `tokens` (B, W) int32 and `scored` (B, W) bool, W the least of S and the multiples of
       `multiple` that holds the longest row.
     """
     width = -(-int(encoded.lengths[indices].max()) // multiple) * multiple
-    return {
-        "tokens": encoded.tokens[indices, :width],
-        "scored": encoded.scored[indices, :width],
-    }
+    rows = indices[own]
+    return {"tokens": encoded.tokens[rows, :width], "scored": encoded.scored[rows, :width]}
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
@@ -105,7 +111,12 @@ def grouped_indices(seed: int, step: int, lengths: np.ndarray, batch_size: int) 
 
 
 def training_batch(
-    encoded: Encoded, step: int, batch_size: int, seed: int, group_by_length: bool = False
+    encoded: Encoded,
+    step: int,
+    batch_size: int,
+    seed: int,
+    group_by_length: bool = False,
+    own: Own = ALL_ROWS,
 ) -> Batch:
     """The batch of one training step; see `epoch_indices` and `grouped_indices`.
 
@@ -115,6 +126,7 @@ def training_batch(
       batch_size: rows per batch.
       seed: the order of the items.
       group_by_length: whether the rows of a batch have similar lengths, which saves padding.
+      own: which rows of the batch are wanted, as `take` has it.
 
     Returns:
       `tokens` (B, W) int32 and `scored` (B, W) bool; W as `take` has it, and when grouped by
@@ -125,8 +137,8 @@ def training_batch(
     """
     if group_by_length:
         indices = grouped_indices(seed, step, encoded.lengths, batch_size)
-        return take(encoded, indices, _GROUPED_WIDTH)
-    return take(encoded, epoch_indices(seed, step, len(encoded.tokens), batch_size))
+        return take(encoded, indices, _GROUPED_WIDTH, own)
+    return take(encoded, epoch_indices(seed, step, len(encoded.tokens), batch_size), own=own)
 
 
 def paired_indices(

@@ -45,6 +45,11 @@ def _scored_log_probs(apply_fn: ApplyFn, params: Any, batch: Batch) -> tuple[jax
     return jnp.sum(log_probs, axis=1, where=scored), jnp.sum(scored, axis=1)
 
 
+def scored_tokens(batch: Batch) -> jax.Array:
+    """How many tokens of a batch are labels, an integer scalar."""
+    return jnp.sum(batch["scored"][:, 1:])
+
+
 def cross_entropy(apply_fn: ApplyFn, params: Any, batch: Batch) -> jax.Array:
     """Mean cross-entropy over all scored tokens of the batch.
 

@@ -9,7 +9,7 @@ import jax
 import optax
 
 from ofmu_jax.errors import InputError
-from ofmu_jax.losses.language import ApplyFn
+from ofmu_jax.losses.language import ApplyFn, scored_tokens
 from ofmu_jax.methods.hyperparameters import Hyperparameters
 
 BatchLoss: TypeAlias = Callable[[Any, Any], jax.Array]
@@ -94,6 +94,10 @@ class Method(Hyperparameters, abc.ABC):
     @abc.abstractmethod
     def losses(self, apply_fn: ApplyFn) -> tuple[BatchLoss, BatchLoss]:
         """The forget and the retain loss."""
+
+    def forget_count(self, batch: Any) -> jax.Array:
+        """Of how many things a batch's forget loss is the mean: its scored tokens, or its rows."""
+        return scored_tokens(batch)
 
     @abc.abstractmethod
     def transformation(self, steps: int) -> optax.GradientTransformationExtraArgs:

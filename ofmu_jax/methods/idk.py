@@ -6,7 +6,9 @@ DPO (Rafailov et al. 2023, arXiv 2305.18290) with the refusal as the preferred a
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import jax
 
 from ofmu_jax.losses import language, preference
 from ofmu_jax.losses.language import ApplyFn
@@ -25,6 +27,10 @@ class IdkNll(GradDiff):
     def forget(self, apply_fn: ApplyFn) -> BatchLoss:
         """Cross-entropy of the refusals."""
         return lambda params, batch: language.cross_entropy(apply_fn, params, batch["alternative"])
+
+    def forget_count(self, batch: Any) -> jax.Array:
+        """The refusals' tokens."""
+        return language.scored_tokens(batch["alternative"])
 
 
 @dataclasses.dataclass(frozen=True)

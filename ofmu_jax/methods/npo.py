@@ -1,7 +1,10 @@
 """Negative preference optimisation (Zhang et al. 2024, arXiv 2404.05868)."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
 
 from ofmu_jax.losses import language
 from ofmu_jax.losses.language import ApplyFn
@@ -28,3 +31,7 @@ class Npo(GradDiff):
         return lambda params, batch: language.npo(
             apply_fn, params, batch, batch["reference_log_prob"], self.beta
         )
+
+    def forget_count(self, batch: Any) -> jax.Array:
+        """The rows."""
+        return jnp.asarray(len(batch["tokens"]))

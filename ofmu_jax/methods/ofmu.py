@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
 import optax
 
 from ofmu_jax.errors import InputError
@@ -101,6 +102,10 @@ class Ofmu(TwoLoop, Method):
         """L_f, which the inner loop maximises, and L_r."""
         forget, retain = self._baseline.losses(apply_fn)
         return lambda params, batch: -forget(params, batch), retain
+
+    def forget_count(self, batch: Any) -> jax.Array:
+        """As the method of the forget loss."""
+        return self._baseline.forget_count(batch)
 
     def transformation(self, steps: int) -> optax.GradientTransformationExtraArgs:
         """`bilevel.ofmu` around clipped AdamW."""

@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
 
 from ofmu_jax.losses import unlearning
 from ofmu_jax.losses.language import ApplyFn
@@ -32,3 +35,7 @@ class SimNpo(GradDiff):
     def forget(self, apply_fn: ApplyFn) -> BatchLoss:
         """SimNPO, which is bounded below."""
         return functools.partial(unlearning.simnpo, apply_fn, beta=self.beta, delta=self.delta)
+
+    def forget_count(self, batch: Any) -> jax.Array:
+        """The rows."""
+        return jnp.asarray(len(batch["tokens"]))

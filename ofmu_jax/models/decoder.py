@@ -75,7 +75,8 @@ class Decoder(Parameters):
 
 def embed(config: DecoderConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
     """Embeddings (B, S, E) of (B, S) tokens."""
-    x = table.astype(config.dtype)[tokens]
+    # The lookup wants the rows' features whole, or what it gives would be split by features.
+    x = named(table.astype(config.dtype), "vocab", "features")[tokens]
     if config.scale_embeddings:
         x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
     return named(x, "batch", "length", "embed")

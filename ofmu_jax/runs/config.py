@@ -1,30 +1,21 @@
-"""The configs of the commands, and how they are read from and written to files.
+"""The configs of the commands: frozen dataclasses of plain values.
 
-A config is a frozen dataclass of plain values. On disk it is YAML or JSON with the same names; on
-the command line every field is a flag. Nothing here touches data or models.
+On the command line every field is a flag; `config_files` reads them from and writes them to files.
+Nothing here touches data or models.
 """
 
 import dataclasses
-import difflib
-import importlib.metadata
-import json
-import pathlib
-import platform
-import types
-import typing
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Generic, Literal, TypeVar
 
 import tyro
-import yaml
 
 from ofmu_jax.data import DEFAULT_TEMPLATE
 from ofmu_jax.errors import InputError
-from ofmu_jax.methods import METHODS, Hyperparameters, Method, Ofmu, get_method
-from ofmu_jax.methods.vision import ImageMethod, get_image_method
+from ofmu_jax.methods import METHODS, Method
 from ofmu_jax.models import Lora
-from ofmu_jax.version import __version__
+from ofmu_jax.runs.config_files import from_dict, read_mapping, to_dict, versions
+from ofmu_jax.scale import MeshShape
 
-T = TypeVar("T")
 M = TypeVar("M", bound=Method)
 
 
@@ -135,6 +126,11 @@ class LoopConfig:
     """Steps between reads of the metrics."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
+    keep: int = 2
+    """How many of the latest checkpoints are kept."""
+    keep_best: str | None = None
+    """Keep also the checkpoint with the smallest value of this metric of the last step, such as
+    retain_loss."""
     max_nonfinite: int = 5
     """Consecutive steps without a finite update before the run stops."""
     steps: int | None = None
@@ -143,11 +139,14 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise InputError(f"steps must be >= 1, got {self.steps}")
-        for name in ("batch_size", "log_every", "checkpoint_every", "max_nonfinite"):
+        for name in ("batch_size", "log_every", "checkpoint_every", "keep", "max_nonfinite"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not 0 < self.epochs < float("inf"):
             raise InputError(f"epochs must be a number > 0, got {self.epochs}")
+
+
+ONE_DEVICE, ALL_DEVICES = MeshShape(), MeshShape(data=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +158,7 @@ class TrainConfig:
     loop: tyro.conf.OmitArgPrefixes[LoopConfig] = LoopConfig(epochs=60.0)
     numerics: tyro.conf.OmitArgPrefixes[NumericsConfig] = NumericsConfig()
     lora: tyro.conf.OmitArgPrefixes[LoraConfig] = LoraConfig()
+    mesh: MeshShape = ONE_DEVICE
     model: str = "pocket"
     """What to start from: a preset shape (trained from scratch), a run folder, a Hugging Face
     folder, or hf://organisation/name."""
@@ -201,9 +201,20 @@ class UnlearnConfig(Generic[M]):
     loop: tyro.conf.OmitArgPrefixes[LoopConfig] = LoopConfig(epochs=5.0, log_every=1)
     numerics: tyro.conf.OmitArgPrefixes[NumericsConfig] = NumericsConfig()
     lora: tyro.conf.OmitArgPrefixes[LoraConfig] = LoraConfig()
+    mesh: MeshShape = ONE_DEVICE
+    microbatches: int = 1
+    """Parts of a batch that are taken one after another, to save memory; their gradients are
+    accumulated before the update rule sees them."""
     dry_run: bool = False
     """Say what the run would take, from the model's config.json alone, take one step of a small
     stand-in of it, and write nothing."""
+
+    def __post_init__(self) -> None:
+        rows = self.loop.batch_size
+        if self.microbatches < 1 or rows % self.microbatches:
+            raise InputError(
+                f"microbatches is {self.microbatches}; expected a divisor of batch_size = {rows}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +244,7 @@ class EvaluateConfig:
     max_new_tokens: int = 200
     """Bound on the length of generated answers."""
     numerics: tyro.conf.OmitArgPrefixes[NumericsConfig] = NumericsConfig()
+    mesh: MeshShape = ALL_DEVICES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,132 +267,6 @@ class ExportConfig:
     """The folder to write; must be new or empty."""
     adapter: str | None = None
     """Folder of a PEFT adapter to merge into the model first."""
-
-
-# The base classes whose subclasses a config names.
-_LOOKUPS: dict[Any, Any] = {Method: get_method, ImageMethod: get_image_method}
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain nested dicts; a method carries its name."""
-    result = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        result[field.name] = to_dict(value) if dataclasses.is_dataclass(value) else value
-    return {"name": config.name, **result} if isinstance(config, Hyperparameters) else result
-
-
-def from_dict(cls: type[T], values: Any, source: str) -> T:
-    """The config that `values` describe.
-
-    Args:
-      cls: a config dataclass.
-      values: nested dicts with the names of its fields.
-      source: where they came from, for errors.
-
-    Returns:
-      The config; a value that is required and not given is `tyro.MISSING`, so that the command
-      line asks for it.
-
-    Raises:
-      InputError: for a name that is no field, or a value of another type.
-    """
-    if not isinstance(values, dict):
-        raise InputError(f"{source}: expected a mapping for {cls.__name__}, got {values!r}")
-    values = dict(values)
-    if cls in _LOOKUPS:
-        cls = _LOOKUPS[cls](values.pop("name", Ofmu.name))
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    given: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in fields:
-            close = difflib.get_close_matches(str(name), fields, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InputError(f"{source}: {cls.__name__} has no field {name!r}{hint}")
-        hint_type = _concrete(hints[name])
-        if dataclasses.is_dataclass(hint_type):
-            given[name] = from_dict(cast(type, hint_type), value, source)
-        else:
-            given[name] = _checked(value, hint_type, f"{source}: {cls.__name__}.{name}")
-    for name, field in fields.items():
-        required = (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        )
-        if required and name not in given:
-            given[name] = _without_values(_concrete(hints[name]), source)
-    return cls(**given)
-
-
-def _without_values(kind: Any, source: str) -> Any:
-    """The config of that kind whose required values are missing; or a missing value."""
-    nested = dataclasses.is_dataclass(kind)
-    return from_dict(cast(type, kind), {}, source) if nested else tyro.MISSING
-
-
-def _concrete(hint: Any) -> Any:
-    """What a type variable stands for."""
-    return hint.__bound__ if isinstance(hint, TypeVar) else hint
-
-
-def _checked(value: Any, expected: Any, where: str) -> Any:
-    """`value` if it is of the expected plain type; ints pass as floats."""
-    options = (
-        typing.get_args(expected)
-        if typing.get_origin(expected) in (typing.Union, types.UnionType)
-        else (expected,)
-    )
-    for option in options:
-        if typing.get_origin(option) is Literal:
-            if value in typing.get_args(option):
-                return value
-        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        elif type(value) is option:
-            return value
-    names = " or ".join(
-        str(typing.get_args(o))
-        if typing.get_origin(o) is Literal
-        else getattr(o, "__name__", str(o))
-        for o in options
-    )
-    raise InputError(f"{where}: expected {names}, got {value!r}")
-
-
-def read_mapping(path: str | pathlib.Path) -> dict[str, Any]:
-    """A YAML or JSON file that holds a mapping.
-
-    Raises:
-      InputError: if it cannot be read or is something else.
-    """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-        values = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"config {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"config {path}: expected a mapping, got {type(values).__name__}")
-    return values
-
-
-def versions() -> dict[str, str]:
-    """What the numbers of a run depend on besides its config."""
-    packages = (
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "tokenizers",
-        "safetensors",
-        "numpy",
-    )
-    return {
-        "ofmu_jax": __version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
 
 
 __all__ = [

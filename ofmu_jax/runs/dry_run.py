@@ -1,6 +1,5 @@
 """What an unlearning run would take, said from the model's `config.json` alone."""
 
-import functools
 import json
 import pathlib
 import time
@@ -11,21 +10,17 @@ import numpy as np
 
 from ofmu_jax.data import RETAIN_OF, Encoded, UnlearningData, WmdpCorpora, read_tokenizer
 from ofmu_jax.errors import InputError
-from ofmu_jax.losses import language
-from ofmu_jax.losses.matching import QUANTILES
 from ofmu_jax.methods import Method
-from ofmu_jax.models import DecoderConfig, Lora, Network, read_config
+from ofmu_jax.models import DecoderConfig, Lora, read_config
 from ofmu_jax.models.hub import locate
 from ofmu_jax.models.huggingface import CONFIG
-from ofmu_jax.models.tensors import abstract_params
 from ofmu_jax.runs.answers import check_questions, other_answers
 from ofmu_jax.runs.config import UnlearnConfig
 from ofmu_jax.runs.datasets import ROW_LENGTH, Request, RequestData, encode_request, load_request
 from ofmu_jax.runs.finish import total_steps
 from ofmu_jax.runs.folder import MODEL
+from ofmu_jax.runs.program import batch_shapes, full_request, gradient_flops, step_program
 from ofmu_jax.runs.stand_in import Trial, try_step
-from ofmu_jax.runs.step import Feed, unlearning_step
-from ofmu_jax.runs.trainable import TrainState, full_params, trainable
 from ofmu_jax.runs.unseen import unseen_items
 from ofmu_jax.scale import count_flops, planned_memory, size_of
 
@@ -110,7 +105,7 @@ def dry_run(config: UnlearnConfig) -> DryRun:
         a LoRA target that the model lacks; data that are not to be unlearned, or lack what the
         method needs; or a stand-in whose step is not finite.
     """
-    folder = _folder(config.model)
+    folder = model_folder(config.model)
     numerics, method, loop = config.numerics, config.method, config.loop
     model = read_config(
         folder, dtype=numerics.dtype, remat=numerics.remat, param_dtype=numerics.param_dtype
@@ -118,8 +113,7 @@ def dry_run(config: UnlearnConfig) -> DryRun:
     method.check_depth(model.num_hidden_layers)
     work = _work(config, folder, model)
     lora = config.lora.lora
-    batches = _feed(work.request, method).batches(0, loop.batch_size, loop.seed)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batches)
+    shapes = batch_shapes(work.request, method, loop.batch_size)
     plan = plan_step(model, method, shapes, work.steps or 1, lora)
     trial = try_step(
         model,
@@ -158,34 +152,20 @@ def plan_step(
     Raises:
       InputError: a LoRA target or a method names parameters that the model lacks.
     """
-    params = abstract_params(config)
-    trained, frozen = jax.eval_shape(lambda p: trainable(p, lora, 0)[:2], params)
-    tx = method.transformation(steps)
-    state = TrainState(trained, jax.eval_shape(tx.init, trained))
-    original = params if method.needs_original else None
-    network = Network(config)
-    step = unlearning_step(method, network, tx, full_params(lora))
-    arguments = (state, frozen, original, *batches)
+    program = step_program(config, method, batches, steps, lora)
     with jax.default_device(_host()):
         began = time.perf_counter()
-        compiled = jax.jit(step, donate_argnums=0).lower(*arguments).compile()
+        compiled = jax.jit(program.function, donate_argnums=0).lower(*program.arguments).compile()
         seconds = time.perf_counter() - began
-        flops = count_flops(step, *arguments)
-        gradient = jax.grad(functools.partial(language.cross_entropy, network))
-        rows = {name: batches[1][name] for name in ("tokens", "scored")}
-        equivalents = flops / count_flops(gradient, params, rows)
-    memory = {
-        "trained parameters": size_of(trained),
-        # Without adapters the model that was read stays beside the copy that is trained.
-        "model as it was": size_of(params),
-        "state of optimisers": size_of(state.opt_state),
-        "batches": size_of(batches),
-    }
+        flops = count_flops(program.function, *program.arguments)
+        equivalents = flops / gradient_flops(config, batches[1])
+    memory = program.held(size_of)
     planned = planned_memory(compiled)
     if planned is not None:
         memory["temporaries"] = planned.temporaries + planned.results
+    trained = program.state.params
     return Plan(
-        sum(x.size for x in jax.tree.leaves(params)),
+        sum(x.size for x in jax.tree.leaves(program.model)),
         sum(x.size for x in jax.tree.leaves(trained)),
         memory,
         2 * size_of(trained),
@@ -237,7 +217,7 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:10.3f}"
 
 
-def _folder(source: str) -> pathlib.Path:
+def model_folder(source: str) -> pathlib.Path:
     """Where a model's config.json is: in a Hugging Face folder, or in a run's `model`."""
     if source.startswith("hf://"):
         return locate(source, weights=False)
@@ -282,9 +262,7 @@ def _work(config: UnlearnConfig, folder: pathlib.Path, model: DecoderConfig) -> 
             )
         lacking = "data" if data is None else _TOKENIZER
         origin = f"by --row-length, since there is no {lacking}"
-        rows = _full_rows(loop.batch_size, length)
-        other = method.needs_refusals or method.needs_alternatives
-        request = Request(rows, rows, rows if other else None)
+        request = full_request(method, loop.batch_size, length)
     steps = None if size is None and loop.steps is None else total_steps(loop, size or 1)
     return Work(request, origin, size, steps)
 
@@ -318,22 +296,6 @@ def _longest(request: Request, count: int) -> Request:
 
     other = request.alternative
     return Request(cut(request.forget), cut(request.retain), None if other is None else cut(other))
-
-
-def _full_rows(count: int, length: int) -> Encoded:
-    scored = np.ones((count, length), bool)
-    scored[:, 0] = False
-    lengths = np.full(count, length, np.int32)
-    return Encoded(np.ones((count, length), np.int32), scored, lengths, np.ones(count, np.int32))
-
-
-def _feed(request: Request, method: Method) -> Feed:
-    """The rows, with something of the shape of what the method needs to know about them."""
-    zeros = np.zeros(len(request.forget.lengths), np.float32)
-    names = ["", *(["alternative"] if request.alternative is not None else [])]
-    references = {name: zeros for name in names if method.needs_reference}
-    unseen = np.zeros(QUANTILES, np.float32) if method.needs_unseen else None
-    return Feed(request.forget, request.retain, request.alternative, references, unseen)
 
 
 def _host() -> jax.Device:

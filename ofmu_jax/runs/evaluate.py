@@ -4,7 +4,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from ofmu_jax.atomic import write_atomic
@@ -30,6 +29,7 @@ from ofmu_jax.runs.datasets import data_dir, load_data, load_tasks
 from ofmu_jax.runs.folder import check_folder, open_folder, write_json
 from ofmu_jax.runs.models import Model, load_model
 from ofmu_jax.runs.scorecard import scorecard
+from ofmu_jax.scale import make_mesh
 
 # One file per metric, in a folder of this name; what a rerun finds there it need not compute.
 METRICS_FOLDER = "metrics"
@@ -103,21 +103,16 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
 
 
 def load_subject(config: EvaluateConfig, source: str, adapter: str | None = None) -> Subject:
-    """A model to evaluate, its rows spread over all devices that there are."""
-    model = load_model(source, config.numerics, adapter)
-    mesh, params = None, model.params
-    if jax.device_count() > 1:
-        mesh = jax.make_mesh(
-            (jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-        )
-        params = jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
+    """A model to evaluate, on the mesh that is asked for."""
+    mesh = make_mesh(config.mesh)
+    model = load_model(source, config.numerics, adapter, mesh)
     return Subject(
         model.config,
-        params,
+        model.params,
         model.tokenizer,
         config.data.template,
         config.batch_size,
-        mesh,
+        mesh if mesh.size > 1 else None,
         _family(model),
     )
 

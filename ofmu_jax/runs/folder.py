@@ -20,6 +20,7 @@ from typing import Any
 from ofmu_jax.atomic import write_atomic
 from ofmu_jax.errors import InputError
 from ofmu_jax.runs.config import OutputConfig, to_dict, versions
+from ofmu_jax.scale import is_first, wait_for_all
 
 CONFIG, METRICS, CHECKPOINTS, MODEL, RESULTS = (
     "config.json",
@@ -28,10 +29,14 @@ CONFIG, METRICS, CHECKPOINTS, MODEL, RESULTS = (
     "model",
     "results.json",
 )
+# What may change when a run goes on: the devices, and which checkpoints are kept.
+_FREE = ("mesh", "loop.keep", "loop.keep_best")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes strict JSON (a NaN becomes null), whole or not at all."""
+    """Writes strict JSON (a NaN becomes null), whole or not at all; in the first process."""
+    if not is_first():
+        return
     write_atomic(path, json.dumps(strict_json(value), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -96,23 +101,29 @@ def check_folder(output: OutputConfig, config: Any, same: bool = True) -> None:
     if not (folder / CONFIG).is_file():
         raise InputError(f"output folder {folder} holds no run: it has no {CONFIG}")
     if output.resume and same:
-        _check_same(folder / CONFIG, _stated(config))
+        _check_same(folder / CONFIG, stated(config))
 
 
 def open_folder(output: OutputConfig, config: Any, same: bool = True) -> pathlib.Path:
-    """Prepares the run folder, with the config in it, after `check_folder`."""
+    """Prepares the run folder, with the config in it, after `check_folder`.
+
+    Of several processes, which share it, the first does when all have checked.
+    """
     check_folder(output, config, same)
     folder = pathlib.Path(output.out)
     if output.resume and same and (folder / CONFIG).is_file():
         return folder
-    if output.overwrite and folder.is_dir():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, {"config": _stated(config), "versions": versions()})
+    wait_for_all(f"{folder} is checked")
+    if is_first():
+        if output.overwrite and folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, {"config": stated(config), "versions": versions()})
+    wait_for_all(f"{folder} is open")
     return folder
 
 
-def _stated(config: Any) -> dict[str, Any]:
+def stated(config: Any) -> dict[str, Any]:
     """The config without what does not belong to the run's identity."""
     values = to_dict(config)
     for name in ("output", "dry_run"):
@@ -125,10 +136,21 @@ def _check_same(path: pathlib.Path, stated: dict[str, Any]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    for name, old, new in _differences(before, json.loads(json.dumps(stated))):
+    for name, old, new in config_differences(before, json.loads(json.dumps(stated))):
         raise InputError(
             f"cannot resume {path.parent}: it was run with {name}={old!r}, not {new!r}"
         )
+
+
+def config_differences(before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Where two configs, as in `config.json`, are not of one run: names with both values.
+
+    >>> list(config_differences({"loop": {"seed": 0, "keep": 2}}, {"loop": {"seed": 7}}))
+    [('loop.seed', 0, 7)]
+    """
+    for name, old, new in _differences(before, now):
+        if name.split(".")[0] not in _FREE and name not in _FREE:
+            yield name, old, new
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

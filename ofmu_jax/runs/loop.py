@@ -1,5 +1,6 @@
 """The training loop that every run shares: steps, metrics, checkpoints, a progress bar."""
 
+import contextlib
 import math
 import pathlib
 import sys
@@ -8,12 +9,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
 from ofmu_jax.errors import InputError
+from ofmu_jax.runs.checkpoints import Checkpoints
 from ofmu_jax.runs.config import LoopConfig
-from ofmu_jax.runs.folder import CHECKPOINTS, append_metrics, keep_metrics_before, storing
+from ofmu_jax.runs.folder import append_metrics, keep_metrics_before
+from ofmu_jax.runs.stopping import Stopped, stop_requests
 
 
 class LoopResult(NamedTuple):
@@ -43,6 +45,8 @@ def run_loop(
 ) -> LoopResult:
     """Takes steps 0..steps-1 and writes metrics and checkpoints.
 
+    In a run of several processes each calls it; the first writes the metrics.
+
     Args:
       step: a jitted `(state, *batch) -> (state, metrics)`; metrics are scalars, among them
         `notfinite_count`, the number of consecutive steps without a finite update.
@@ -55,66 +59,94 @@ def run_loop(
       resume: go on from the last checkpoint in the folder, if there is one.
 
     Raises:
-      InputError: if updates were not finite `loop.max_nonfinite` times in a row.
+      InputError: the step has no metric `loop.keep_best`; there are checkpoints and `resume` is not
+        set, or none of them can be gone on from; updates were not finite `loop.max_nonfinite` times
+        in a row.
+      Stopped: SIGTERM or SIGINT came; there is a checkpoint of all steps that were taken.
     """
-    checkpointer = ocp.training.Checkpointer(
-        (folder / CHECKPOINTS).absolute(),
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-        preservation_policy=ocp.training.preservation_policies.LatestN(2),
-    )
-    start = 0
-    if resume and checkpointer.latest is not None:
-        start = checkpointer.latest.step
-        state = checkpointer.load(start, jax.tree.map(_abstract, state))
-    keep_metrics_before(folder, start)
+    if loop.keep_best is not None:
+        _check_metric(loop.keep_best, step, state, batch(0))
+    shown = jax.process_index() == 0
+    with (
+        stop_requests() as asked,
+        contextlib.closing(Checkpoints(folder, loop.keep, loop.keep_best)) as checkpoints,
+    ):
+        start = 0
+        if resume:
+            start, state = checkpoints.restore(state)
+        elif checkpoints.steps:
+            raise InputError(f"{folder} has checkpoints of another run: give an empty folder")
+        if shown:
+            keep_metrics_before(folder, start)
 
-    pending: list[tuple[int, Any]] = []
-    programs: dict[Any, Any] = {}
-    compile_seconds, began = 0.0, time.perf_counter()
-    with tqdm(total=steps, initial=start, desc=label, unit="step", disable=None) as bar:
-        for k in range(start, steps):
-            inputs = batch(k)
-            shapes = tuple(x.shape for x in jax.tree.leaves(inputs))
-            if shapes not in programs:
-                bar.set_postfix_str("compiling")
-                compiling = time.perf_counter()
-                programs[shapes] = step.lower(state, *inputs).compile()
-                compile_seconds += time.perf_counter() - compiling
-                if len(programs) == 1:
-                    # The remaining time that the bar shows is that of the steps alone.
-                    bar.start_t = bar.last_print_t = time.time()
-            state, metrics = programs[shapes](state, *inputs)
-            pending.append((k, metrics))
-            if (k + 1) % loop.log_every == 0 or k + 1 == steps:
-                bar.set_postfix_str(_note(pending, folder, loop, label))
-                pending.clear()
-            if (k + 1) % loop.checkpoint_every == 0 and k + 1 < steps:
-                with storing(folder / CHECKPOINTS):
-                    checkpointer.save(k + 1, state)
-            bar.update()
-        jax.block_until_ready(state)
-    seconds = time.perf_counter() - began - compile_seconds
-    checkpointer.close()
-    print(
-        f"{label}: {steps - start} steps in {seconds:.1f} s, compiled in {compile_seconds:.1f} s",
-        file=sys.stderr,
-    )
+        pending: list[tuple[int, Any]] = []
+        last: dict[str, Any] = {}
+        programs: dict[Any, Any] = {}
+        compile_seconds, began = 0.0, time.perf_counter()
+        with tqdm(
+            total=steps, initial=start, desc=label, unit="step", disable=None if shown else True
+        ) as bar:
+            k = start
+            while (signal := asked(k)) is None and k < steps:
+                inputs = batch(k)
+                shapes = tuple(x.shape for x in jax.tree.leaves(inputs))
+                if shapes not in programs:
+                    bar.set_postfix_str("compiling")
+                    compiling = time.perf_counter()
+                    programs[shapes] = step.lower(state, *inputs).compile()
+                    compile_seconds += time.perf_counter() - compiling
+                    if len(programs) == 1:
+                        # The remaining time that the bar shows is that of the steps alone.
+                        bar.start_t = bar.last_print_t = time.time()
+                state, metrics = programs[shapes](state, *inputs)
+                pending.append((k, metrics))
+                k += 1
+                saving = k % loop.checkpoint_every == 0 and k < steps
+                # A checkpoint's metrics are on the disk before it is: a run that goes on from it
+                # does not make them again.
+                if saving or k % loop.log_every == 0 or k == steps:
+                    last = _note(pending, folder, loop, label)
+                    bar.set_postfix_str(_key_figures(last))
+                if saving:
+                    checkpoints.save(k, state, last)
+                bar.update()
+            if signal is not None:
+                if pending:
+                    last = _note(pending, folder, loop, label)
+                if k > start:
+                    checkpoints.save(k, state, last)
+                raise Stopped(signal, k)
+            jax.block_until_ready(state)
+        seconds = time.perf_counter() - began - compile_seconds
+    if shown:
+        print(
+            f"{label}: {steps - start} steps in {seconds:.1f} s, compiled in "
+            f"{compile_seconds:.1f} s",
+            file=sys.stderr,
+        )
     return LoopResult(state, seconds, compile_seconds)
 
 
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+def _check_metric(name: str, step: Any, state: Any, inputs: tuple[Any, ...]) -> None:
+    """Raises InputError if the step has no such metric; computes nothing."""
+    _, metrics = jax.eval_shape(step, state, *inputs)
+    if name not in metrics:
+        raise InputError(
+            f"keep_best is {name!r}; expected a metric of a step: {', '.join(sorted(metrics))}"
+        )
 
 
 def _note(
     pending: list[tuple[int, Any]], folder: pathlib.Path, loop: LoopConfig, label: str
-) -> str:
-    """Writes the metrics of the steps since the last note; returns the key figures."""
+) -> dict[str, Any]:
+    """Writes the metrics of the steps since the last note, empties them; returns the last ones."""
     records = [
         {"step": k, **{name: value.item() for name, value in metrics.items()}}
         for k, metrics in jax.device_get(pending)
     ]
-    append_metrics(folder, records)
+    pending.clear()
+    if jax.process_index() == 0:
+        append_metrics(folder, records)
     for record in records:
         if record["notfinite_count"] >= loop.max_nonfinite:
             losses = ", ".join(f"{k}={v:g}" for k, v in record.items() if "loss" in k)
@@ -122,10 +154,13 @@ def _note(
                 f"{label}: the update was not finite {loop.max_nonfinite} times in a row, last at "
                 f"step {record['step']} ({losses}); lower the learning rates or bound rho"
             )
-    shown = [
+    return records[-1]
+
+
+def _key_figures(record: dict[str, Any]) -> str:
+    return " ".join(
         f"{name}={value:.3g}"
-        for name, value in records[-1].items()
+        for name, value in record.items()
         if name in ("loss", "forget_loss", "retain_loss", "cosine", "curvature")
         and not math.isnan(value)
-    ]
-    return " ".join(shown)
+    )

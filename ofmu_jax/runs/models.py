@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file, save
 
@@ -33,6 +34,8 @@ from ofmu_jax.models.huggingface import CONFIG, new_layout, read_companions
 from ofmu_jax.models.tensors import abstract_params
 from ofmu_jax.runs.config import ExportConfig, NumericsConfig
 from ofmu_jax.runs.folder import MODEL, storing, write_json
+from ofmu_jax.runs.spread import model_shardings
+from ofmu_jax.scale import fetch, is_first
 
 _TENSORS, _BUFFERS, _ADAPTER = "tensors.json", "buffers.safetensors", "adapter"
 
@@ -54,11 +57,16 @@ class Model(NamedTuple):
 
 
 def save_model(run: pathlib.Path, model: Model) -> None:
-    """Writes `run/model`; its tensors.json comes last, so that a folder with one is complete."""
+    """Writes `run/model`; its tensors.json comes last, so that a folder with one is complete.
+
+    Of several processes each writes its part of the parameters, and the first the rest.
+    """
     folder = run / MODEL
     folder.mkdir(parents=True, exist_ok=True)
     with storing(folder / "params"):
         ocp.save(folder.absolute() / "params", model.params, overwrite=True)
+    if not is_first():
+        return
     layout = model.layout
     if layout is None:
         names = ("bos", "eos", "pad")
@@ -75,6 +83,9 @@ def save_model(run: pathlib.Path, model: Model) -> None:
 
 def save_adapter(run: pathlib.Path, model: Model, adapters: Any, lora: Lora) -> None:
     """Writes `run/adapter` in PEFT's format."""
+    adapters = fetch(adapters)
+    if not is_first():
+        return
     source = json.loads((run / MODEL / CONFIG).read_text(encoding="utf-8"))
     with storing(run / _ADAPTER):
         write_adapter(run / _ADAPTER, model.config, get_family(source, CONFIG), adapters, lora)
@@ -89,6 +100,7 @@ def load_model(
     source: str | pathlib.Path,
     numerics: NumericsConfig | None = None,
     adapter: str | pathlib.Path | None = None,
+    mesh: Mesh | None = None,
 ) -> Model:
     """Reads a model.
 
@@ -96,6 +108,7 @@ def load_model(
       source: a run folder, a Hugging Face folder, or `hf://organisation/name`.
       numerics: types of storage and computation.
       adapter: folder of a PEFT adapter to merge into the parameters.
+      mesh: where its parameters are put, each in parts; the first device by default.
 
     Raises:
       InputError: if there is none, or a part of it is missing, damaged, or does not fit.
@@ -109,11 +122,12 @@ def load_model(
             dtype=numerics.dtype,
             param_dtype=numerics.param_dtype,
             remat=numerics.remat,
+            shardings=None if mesh is None else model_shardings(mesh, read_config(folder)),
         )
         model = Model(checkpoint.config, checkpoint.params, tokenizer, checkpoint.layout)
     else:
         folder = pathlib.Path(source) / MODEL
-        model = _load_run(pathlib.Path(source), numerics)
+        model = _load_run(pathlib.Path(source), numerics, mesh)
     if model.tokenizer.vocab_size > model.config.vocab_size:
         # Indexing an embedding table out of its bounds is no error in JAX.
         raise InputError(
@@ -124,11 +138,12 @@ def load_model(
         return model
     family = get_family(json.loads((folder / CONFIG).read_text(encoding="utf-8")), CONFIG)
     adapters, lora = read_adapter(adapter, model.config, family)
-    merge = jax.jit(apply_lora, static_argnums=2, donate_argnums=0)
+    where = jax.tree.map(lambda x: x.sharding, model.params)
+    merge = jax.jit(apply_lora, static_argnums=2, donate_argnums=0, out_shardings=where)
     return model._replace(params=merge(model.params, adapters, lora.scale))
 
 
-def _load_run(run: pathlib.Path, numerics: NumericsConfig) -> Model:
+def _load_run(run: pathlib.Path, numerics: NumericsConfig, mesh: Mesh | None) -> Model:
     folder = run / MODEL
     if not has_model(run):
         raise InputError(
@@ -139,10 +154,14 @@ def _load_run(run: pathlib.Path, numerics: NumericsConfig) -> Model:
         stored = json.loads((folder / _TENSORS).read_text(encoding="utf-8"))
         config = read_config(folder, dtype=numerics.dtype, remat=numerics.remat)
         tokenizer = read_tokenizer(folder)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = abstract_params(config)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings: Any = jax.tree.map(lambda _: device, shapes)
+        if mesh is not None:
+            shardings = model_shardings(mesh, config)
         kind = np.dtype(stored["param_dtype"])
         like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, kind, sharding=device), abstract_params(config)
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, kind, sharding=place), shapes, shardings
         )
         params = ocp.load(folder.absolute() / "params", like)
         buffers = load_file(folder / _BUFFERS) if (folder / _BUFFERS).is_file() else {}

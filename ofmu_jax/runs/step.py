@@ -4,16 +4,22 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ofmu_jax.bilevel import accumulated, split_rows
 from ofmu_jax.data import Encoded, paired_indices, take
+from ofmu_jax.data.batches import ALL_ROWS, Own
 from ofmu_jax.errors import InputError
 from ofmu_jax.losses import with_reference_logits, with_reference_states
-from ofmu_jax.losses.language import ApplyFn
+from ofmu_jax.losses.language import ApplyFn, scored_tokens
 from ofmu_jax.losses.representation import as_network
-from ofmu_jax.methods import Method
+from ofmu_jax.methods import BatchLoss, Method
 from ofmu_jax.runs.trainable import TrainState
+
+WHOLE = ("unseen_quantiles",)
+"""What a batch holds that is not by rows."""
 
 _COUNTS = ("notfinite_count", "total_notfinite")
 
@@ -42,19 +48,21 @@ class Feed(NamedTuple):
     references: Mapping[str, np.ndarray]
     unseen: np.ndarray | None = None
 
-    def batches(self, k: int, batch_size: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The forget and the retain batch of step k, of `batch_size` rows each."""
+    def batches(
+        self, k: int, batch_size: int, seed: int, own: Own = ALL_ROWS
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The forget and the retain batch of step k, of `batch_size` rows each; of them `own`."""
         sizes = len(self.forget.lengths), len(self.retain.lengths)
         rows = paired_indices(*sizes, k, batch_size=batch_size, seed=seed)
-        forget: dict[str, Any] = {**take(self.forget, rows[0])}
+        forget: dict[str, Any] = {**take(self.forget, rows[0], own=own)}
         if self.alternative is not None:
-            forget["alternative"] = {**take(self.alternative, rows[0])}
+            forget["alternative"] = {**take(self.alternative, rows[0], own=own)}
         for name, reference in self.references.items():
             target = forget["alternative"] if name else forget
-            target["reference_log_prob"] = reference[rows[0]]
+            target["reference_log_prob"] = reference[rows[0][own]]
         if self.unseen is not None:
             forget["unseen_quantiles"] = self.unseen
-        return forget, {**take(self.retain, rows[1])}
+        return forget, {**take(self.retain, rows[1], own=own)}
 
 
 def check_batches(forget: Mapping[str, Any], retain: Mapping[str, Any]) -> None:
@@ -82,6 +90,9 @@ def unlearning_step(
     apply_fn: ApplyFn,
     tx: optax.GradientTransformationExtraArgs,
     full: Callable[[Any, Any], Any],
+    *,
+    microbatches: int = 1,
+    shardings: Any = None,
 ) -> Step:
     """One step of a method, a pure function to be jitted.
 
@@ -91,6 +102,10 @@ def unlearning_step(
         method reads hidden states.
       tx: the method's transformation.
       full: from what is trained and what is frozen to the model's parameters.
+      microbatches: in how many parts the losses of a batch are taken, one after another; a divisor
+        of its rows. Means over rows or tokens stay those of the whole batch; what the matching
+        loss sorts is one part.
+      shardings: how what is trained lies on a mesh, a tree like it; so lie its gradients then, too.
 
     Returns:
       The step; its metrics are scalars, the method's diagnostics, the counts of skipped steps, and
@@ -98,26 +113,42 @@ def unlearning_step(
     """
     forget_loss, retain_loss = method.losses(apply_fn)
 
+    def with_reference(batch: Any, original: Any) -> Any:
+        if method.needs_reference_logits:
+            batch = with_reference_logits(apply_fn, original, batch)
+        if method.hidden_layer is not None:
+            network = as_network(apply_fn)
+            batch = with_reference_states(network, original, batch, method.hidden_layer)
+        return batch
+
+    def objective(
+        loss: BatchLoss, count: Callable[[Any], jax.Array], batch: Any, original: Any, frozen: Any
+    ) -> Callable[[Any], jax.Array]:
+        """The loss of what is trained alone."""
+        # The reference is taken once per step, however often the update rule evaluates the loss.
+        whole: Callable[[Any], jax.Array]
+        if microbatches == 1:
+            referenced = with_reference(batch, original)
+            whole = lambda p: loss(full(p, frozen), referenced)  # noqa: E731
+        else:
+            parts = _split(batch, microbatches)
+            parts = jax.lax.map(lambda part: with_reference(part, original), parts)
+            whole = accumulated(
+                lambda p, part: loss(full(p, frozen), part), parts, jax.vmap(count)(parts)
+            )
+        if shardings is None:
+            return whole
+        return lambda p: whole(jax.lax.with_sharding_constraint(p, shardings))
+
     def step(
         state: TrainState, frozen: Any, original: Any, forget_batch: Any, retain_batch: Any
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        if method.needs_reference_logits:
-            # Once per step, however often the update rule evaluates the losses.
-            forget_batch, retain_batch = (
-                with_reference_logits(apply_fn, original, rows)
-                for rows in (forget_batch, retain_batch)
-            )
-        if method.hidden_layer is not None:
-            forget_batch, retain_batch = (
-                with_reference_states(as_network(apply_fn), original, rows, method.hidden_layer)
-                for rows in (forget_batch, retain_batch)
-            )
         updates, opt_state = tx.update(
             None,
             state.opt_state,
             state.params,
-            forget_fn=lambda p: forget_loss(full(p, frozen), forget_batch),
-            retain_fn=lambda p: retain_loss(full(p, frozen), retain_batch),
+            forget_fn=objective(forget_loss, method.forget_count, forget_batch, original, frozen),
+            retain_fn=objective(retain_loss, scored_tokens, retain_batch, original, frozen),
         )
         metrics = {
             **optax.tree.get(opt_state, "diagnostics")._asdict(),
@@ -126,3 +157,14 @@ def unlearning_step(
         return TrainState(optax.apply_updates(state.params, updates), opt_state), metrics
 
     return step
+
+
+def _split(batch: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Microbatches of a batch; what is not by rows is the same in all of them."""
+    rows = {name: value for name, value in batch.items() if name not in WHOLE}
+    whole = {
+        name: jnp.broadcast_to(batch[name], (count, *batch[name].shape))
+        for name in WHOLE
+        if name in batch
+    }
+    return {**split_rows(rows, count), **whole}

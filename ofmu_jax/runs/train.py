@@ -6,29 +6,36 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from ofmu_jax import bilevel
 from ofmu_jax.data import train_tokenizer, training_batch
 from ofmu_jax.errors import InputError
 from ofmu_jax.losses import language
 from ofmu_jax.models import PRESETS, forward, init_params, preset
+from ofmu_jax.runs.agreement import check_same_run
 from ofmu_jax.runs.config import TrainConfig
 from ofmu_jax.runs.datasets import TrainingData, fitted
 from ofmu_jax.runs.finish import finish, total_steps
 from ofmu_jax.runs.folder import open_folder
 from ofmu_jax.runs.loop import run_loop
 from ofmu_jax.runs.models import Model, has_model, load_model
+from ofmu_jax.runs.spread import model_shardings, spread
 from ofmu_jax.runs.trainable import TrainState, trainable
+from ofmu_jax.scale import make_mesh, own_rows, replicated, use_mesh
 
 
 def train(config: TrainConfig) -> pathlib.Path:
     """Trains a model as `ofmu train` does; returns the run folder."""
     check(config)
     data = TrainingData(config)
-    model = new_model(config, data) if config.model in PRESETS else _load(config)
+    mesh = make_mesh(config.mesh)
+    own = own_rows(mesh, config.loop.batch_size)
+    model = new_model(config, data, mesh) if config.model in PRESETS else _load(config, mesh)
     limit = model.config.max_position_embeddings
     encoded = fitted(data.encode(model.tokenizer, limit), limit)
     target = trainable(model.params, config.lora.lora, config.loop.seed)
+    check_same_run(config, training=encoded)
     folder = open_folder(config.output, config)
     if config.output.resume and has_model(folder):
         return folder
@@ -36,11 +43,15 @@ def train(config: TrainConfig) -> pathlib.Path:
     loop = config.loop
     batches = total_steps(loop, len(encoded.tokens))
     tx = optimizer(config, max(batches // config.accumulate, 1))
+    where = spread(mesh, model.config, tx, config.lora.lora)
     loss = functools.partial(language.cross_entropy, functools.partial(forward, model.config))
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    def constrained(p: Any, frozen: Any) -> Any:
+        return target.full(jax.lax.with_sharding_constraint(p, where.state.params), frozen)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(where.state, replicated(mesh)))
     def step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        value, gradient = jax.value_and_grad(lambda p: loss(target.full(p, frozen), batch))(
+        value, gradient = jax.value_and_grad(lambda p: loss(constrained(p, frozen), batch))(
             state.params
         )
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
@@ -52,19 +63,21 @@ def train(config: TrainConfig) -> pathlib.Path:
         return TrainState(optax.apply_updates(state.params, updates), opt_state), metrics
 
     def batch(k: int) -> tuple[Any, Any]:
-        rows = training_batch(encoded, k, loop.batch_size, loop.seed, config.group_by_length)
-        return target.frozen, rows
+        size = loop.batch_size
+        rows = training_batch(encoded, k, size, loop.seed, config.group_by_length, own)
+        return target.frozen, where.place_rows(rows, own, size)
 
-    result = run_loop(
-        step,
-        TrainState(target.params, tx.init(target.params)),
-        batch,
-        batches,
-        loop,
-        folder,
-        label=f"train {config.split}",
-        resume=config.output.resume,
-    )
+    with use_mesh(mesh):
+        result = run_loop(
+            step,
+            where.new_state(target.params, tx),
+            batch,
+            batches,
+            loop,
+            folder,
+            label=f"train {config.split}",
+            resume=config.output.resume,
+        )
     finish(folder, model, target, config.lora.lora, result, batches)
     return folder
 
@@ -85,15 +98,15 @@ def check(config: TrainConfig) -> None:
             raise InputError(f"{name} is {getattr(config, name)}; expected {expected}")
 
 
-def _load(config: TrainConfig) -> Model:
+def _load(config: TrainConfig, mesh: Mesh) -> Model:
     if "/" not in config.model and not pathlib.Path(config.model).exists():
         raise InputError(
             f"model {config.model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder"
         )
-    return load_model(config.model, config.numerics, config.adapter)
+    return load_model(config.model, config.numerics, config.adapter, mesh)
 
 
-def new_model(config: TrainConfig, data: TrainingData) -> Model:
+def new_model(config: TrainConfig, data: TrainingData, mesh: Mesh | None = None) -> Model:
     """A model of a preset shape with a tokenizer of its own, before training."""
     if config.adapter is not None:
         raise InputError(f"adapter {config.adapter}: a new model has none; name one to start from")
@@ -107,7 +120,11 @@ def new_model(config: TrainConfig, data: TrainingData) -> Model:
         param_dtype=numerics.param_dtype,
         remat=numerics.remat,
     )
-    return Model(shape, init_params(shape, jax.random.key(config.loop.seed)), tokenizer)
+    mesh = mesh or make_mesh()
+    init = jax.jit(
+        functools.partial(init_params, shape), out_shardings=model_shardings(mesh, shape)
+    )
+    return Model(shape, init(jax.random.key(config.loop.seed)), tokenizer)
 
 
 def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:

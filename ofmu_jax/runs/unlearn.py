@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from ofmu_jax.data import take
 from ofmu_jax.losses import language
 from ofmu_jax.methods import Method
 from ofmu_jax.models import Lora, Network, forward
+from ofmu_jax.runs.agreement import check_same_run
 from ofmu_jax.runs.answers import other_answers, with_alternatives
 from ofmu_jax.runs.config import LoopConfig, UnlearnConfig
 from ofmu_jax.runs.datasets import Request, RequestData, encode_request, load_request
@@ -20,9 +22,11 @@ from ofmu_jax.runs.finish import finish, total_steps
 from ofmu_jax.runs.folder import check_folder, open_folder
 from ofmu_jax.runs.loop import LoopResult, run_loop
 from ofmu_jax.runs.models import Model, has_model, load_model
-from ofmu_jax.runs.step import Feed, check_batches, unlearning_step
-from ofmu_jax.runs.trainable import Trainable, TrainState, trainable
+from ofmu_jax.runs.spread import model_shardings, spread
+from ofmu_jax.runs.step import WHOLE, Feed, check_batches, unlearning_step
+from ofmu_jax.runs.trainable import Trainable, trainable
 from ofmu_jax.runs.unseen import unseen_items, unseen_quantiles
+from ofmu_jax.scale import fetch, make_mesh, own_rows, place, replicated, use_mesh
 
 
 def unlearn(config: UnlearnConfig) -> pathlib.Path:
@@ -31,13 +35,15 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
         print(report(dry_run(config)))
         return pathlib.Path(config.output.out)
     data = load_request(config.data)
-    model = load_model(config.model, config.numerics, config.adapter)
+    mesh = make_mesh(config.mesh)
+    model = load_model(config.model, config.numerics, config.adapter, mesh)
     # Once more than needed, so that what does not fit is refused before anything is written.
     config.method.check_depth(model.config.num_hidden_layers)
     _check_trained(model, config.method, config.lora.lora)
     check_folder(config.output, config)
     data = with_alternatives(data, model, config.method, config.loop.seed, config.data.template)
-    _encode(data, model, config.method, config.loop, config.data.template)
+    request = _encode(data, model, config.method, config.loop, config.data.template)
+    check_same_run(config, forget=request.forget, retain=request.retain)
     if config.method.needs_unseen:
         unseen_items(data, config.method.name)
     folder = open_folder(config.output, config)
@@ -52,6 +58,8 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
         template=config.data.template,
         resume=config.output.resume,
         lora=config.lora.lora,
+        mesh=mesh,
+        microbatches=config.microbatches,
     )
     finish(folder, model, target, config.lora.lora, result, steps)
     return folder
@@ -67,6 +75,8 @@ def unlearn_model(
     template: str,
     resume: bool = False,
     lora: Lora | None = None,
+    mesh: Mesh | None = None,
+    microbatches: int = 1,
 ) -> tuple[Trainable, LoopResult, int]:
     """Runs a method on a model in memory.
 
@@ -79,28 +89,48 @@ def unlearn_model(
       template: how a question becomes a prompt.
       resume: go on from the last checkpoint in the folder.
       lora: train these adapters instead of all parameters.
+      mesh: the devices to use; the first by default.
+      microbatches: in how many parts a batch is taken.
 
     Returns:
       What was trained, with the result of training as its `params`; the loop's result; and its
       number of steps.
     """
-    feed = prepare(model, data, method, loop, template)
-    check_batches(*feed.batches(0, loop.batch_size, loop.seed))
-    steps = total_steps(loop, len(feed.forget.lengths))
-    target = trainable(model.params, lora, loop.seed)
-    original = model.params if method.needs_original else None
-    tx = method.transformation(steps)
-    step = unlearning_step(method, Network(model.config), tx, target.full)
-    result = run_loop(
-        jax.jit(step, donate_argnums=0),
-        TrainState(target.params, tx.init(target.params)),
-        lambda k: (target.frozen, original, *feed.batches(k, loop.batch_size, loop.seed)),
-        steps,
-        loop,
-        folder,
-        label=f"unlearn {method.name}",
-        resume=resume,
-    )
+    mesh = mesh or make_mesh()
+    own = own_rows(mesh, loop.batch_size)
+    params = place(model.params, model_shardings(mesh, model.config))
+    with use_mesh(mesh):
+        feed = prepare(model._replace(params=params), data, method, loop, template)
+        check_batches(*feed.batches(0, loop.batch_size, loop.seed))
+        steps = total_steps(loop, len(feed.forget.lengths))
+        tx = method.transformation(steps)
+        where = spread(mesh, model.config, tx, lora)
+        target = trainable(params, lora, loop.seed)
+        original = params if method.needs_original else None
+        step = unlearning_step(
+            method,
+            Network(model.config),
+            tx,
+            target.full,
+            microbatches=microbatches,
+            shardings=where.state.params,
+        )
+
+        def batch(k: int) -> tuple[Any, ...]:
+            batches = feed.batches(k, loop.batch_size, loop.seed, own)
+            placed = (where.place_rows(b, own, loop.batch_size, WHOLE) for b in batches)
+            return (target.frozen, original, *placed)
+
+        result = run_loop(
+            jax.jit(step, donate_argnums=0, out_shardings=(where.state, replicated(mesh))),
+            where.new_state(target.params, tx),
+            batch,
+            steps,
+            loop,
+            folder,
+            label=f"unlearn {method.name}",
+            resume=resume,
+        )
     return target._replace(params=result.state.params), result, steps
 
 
@@ -161,4 +191,4 @@ def _reference(apply_fn: Any, params: Any, encoded: Any) -> np.ndarray:
         score(params, take(encoded, index))
         for index in np.arange(math.ceil(size / width) * width).reshape(-1, width) % size
     ]
-    return np.concatenate(jax.device_get(batches))[:size].astype(np.float32)
+    return np.concatenate(fetch(batches))[:size].astype(np.float32)

@@ -13,6 +13,7 @@ from ofmu_jax.losses.matching import loss_quantiles
 from ofmu_jax.models import Network
 from ofmu_jax.runs.datasets import RequestData
 from ofmu_jax.runs.models import Model
+from ofmu_jax.scale import fetch
 
 _ROWS = 32
 
@@ -41,7 +42,7 @@ def unseen_quantiles(model: Model, data: RequestData, template: str, needed_by: 
         batch = take(rows, np.arange(start, start + _ROWS) % len(pairs))
         scored = batch["scored"][:, 1:].copy()
         scored[len(pairs) - start :] = False
-        losses.append(-np.asarray(score(model.params, batch["tokens"]))[scored])
+        losses.append(-fetch(score(model.params, batch["tokens"]))[scored])
     return loss_quantiles(np.concatenate(losses), model.config.vocab_size)
 
 

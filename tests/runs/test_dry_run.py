@@ -21,9 +21,10 @@ from ofmu_jax.runs.config import (
     UnlearnConfig,
 )
 from ofmu_jax.runs.datasets import Request
-from ofmu_jax.runs.dry_run import _feed, _work, dry_run, plan_step, report
+from ofmu_jax.runs.dry_run import _work, dry_run, plan_step, report
 from ofmu_jax.runs.folder import CONFIG, open_folder
 from ofmu_jax.runs.models import load_model
+from ofmu_jax.runs.program import batch_shapes
 from ofmu_jax.runs.stand_in import depth_needed, shrunk
 from ofmu_jax.runs.unlearn import prepare
 from ofmu_jax.scale import size_of
@@ -152,12 +153,11 @@ def test_the_batches_are_those_of_a_run(tmp_path, name):
     data = make_authors(seed=0, authors=4, forget_authors=1)
     method = get_method(name)()
     feed = prepare(model, data, method, LoopConfig(), DEFAULT_TEMPLATE)
-    standing_in = _feed(Request(feed.forget, feed.retain, feed.alternative), method)
+    def shapes(batches):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), batches)
 
-    def shapes(feed):
-        return jax.tree.map(lambda x: (x.shape, x.dtype), feed.batches(0, 4, 0))
-
-    assert shapes(standing_in) == shapes(feed)
+    rows = Request(feed.forget, feed.retain, feed.alternative)
+    assert shapes(batch_shapes(rows, method, 4)) == shapes(feed.batches(0, 4, 0))
 
 
 FAMILIES = {

@@ -1,0 +1,79 @@
+"""One step of every method in microbatches against the same step at once."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ofmu_jax.methods import METHODS, get_method
+from ofmu_jax.runs.step import unlearning_step
+from ofmu_jax.runs.trainable import TrainState
+
+VOCAB, ROWS, WIDTH = 5, 6, 7
+
+
+class Bigram:
+    """A model whose logits, and hidden states, are the rows of a table."""
+
+    def __call__(self, params, tokens):
+        return params[tokens]
+
+    def hidden_states(self, params, tokens, layer):
+        return params[tokens]
+
+
+def rows(rng):
+    """Rows that score between one and six tokens."""
+    scored = np.arange(WIDTH)[None] >= rng.integers(1, WIDTH, size=(ROWS, 1))
+    return {"tokens": rng.integers(0, VOCAB, size=(ROWS, WIDTH)), "scored": scored}
+
+
+def task():
+    """A table, a forget batch, a retain batch, and the original table."""
+    rng = np.random.default_rng(0)
+    original = jnp.asarray(rng.normal(size=(VOCAB, VOCAB)))
+    forget = rows(rng) | {"alternative": rows(rng), "unseen_quantiles": np.linspace(0, 3, 129)}
+    for batch in (forget, forget["alternative"]):
+        batch["reference_log_prob"] = rng.normal(size=ROWS)
+    # Off the original, whose own distribution has gradient zero.
+    return original + 0.1 * rng.normal(size=original.shape), forget, rows(rng), original
+
+
+def stepped(method, microbatches):
+    table, forget, retain, original = task()
+    tx = method.transformation(10)
+    step = unlearning_step(method, Bigram(), tx, lambda p, frozen: p, microbatches=microbatches)
+    state = TrainState(table, tx.init(table))
+    return jax.jit(step)(state, (), original, forget, retain)
+
+
+# What the matching loss sorts is one microbatch.
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"matched", "ofmu_plus"}))
+def test_microbatches_change_no_step(x64, name):
+    numbers = {"layer": 0} if name == "rmu" else {}
+    numbers |= {"hvp": "exact", "inner_steps": 2} if name == "ofmu" else {}
+    kinds = ["nll"] if name in ("rmu", "grad_ascent") else ["nll", "kl"]
+    for retain_loss in kinds:
+        given = (
+            numbers if name in ("rmu", "grad_ascent") else numbers | {"retain_loss": retain_loss}
+        )
+        step = functools.partial(stepped, get_method(name)(learning_rate=1e-2, **given))
+        (whole, metrics), (parts, metrics_of_parts) = step(1), step(3)
+        chex.assert_trees_all_close(parts.params, whole.params, rtol=1e-9)
+        chex.assert_trees_all_close(metrics_of_parts, metrics, rtol=1e-5)
+
+
+def test_the_matching_loss_sorts_within_a_microbatch():
+    method = get_method("matched")()
+    table, forget = task()[:2]
+    found = stepped(method, 3)[1]["forget_loss"]
+    loss = method.losses(Bigram())[0]
+    losses, counts = [], []
+    for i in range(3):
+        part = {name: forget[name][i::3] for name in ("tokens", "scored")}
+        losses.append(loss(table, part | {"unseen_quantiles": forget["unseen_quantiles"]}))
+        counts.append(part["scored"][:, 1:].sum())
+    np.testing.assert_allclose(found, np.average(losses, weights=counts), rtol=1e-5)
