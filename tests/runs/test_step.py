@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ofmu_jax.data import Encoded, paired_indices
 from ofmu_jax.methods import METHODS, get_method
-from ofmu_jax.runs.step import unlearning_step
+from ofmu_jax.runs.step import Feed, unlearning_step
 from ofmu_jax.runs.trainable import TrainState
 
 VOCAB, ROWS, WIDTH = 5, 6, 7
@@ -77,3 +80,36 @@ def test_the_matching_loss_sorts_within_a_microbatch():
         losses.append(loss(table, part | {"unseen_quantiles": forget["unseen_quantiles"]}))
         counts.append(part["scored"][:, 1:].sum())
     np.testing.assert_allclose(found, np.average(losses, weights=counts), rtol=1e-5)
+
+
+@given(st.integers(0, 50), st.sampled_from([1, 2, 4]))
+def test_processes_share_a_batch_and_read_no_other_rows(step, processes):
+    rng = np.random.default_rng(step)
+    size, count = 20, 8
+
+    def encoded():
+        lengths = rng.integers(2, 65, size=size).astype(np.int32)
+        tokens = rng.integers(0, 9, size=(size, 64), dtype=np.int32)
+        return Encoded(tokens, rng.random((size, 64)) < 0.5, lengths, np.ones(size, np.int32))
+
+    def only(rows, index):
+        """What is not its own may be anything, but for its length."""
+        return rows._replace(tokens=np.where(mine(index)[:, None], rows.tokens, -1))
+
+    def mine(index):
+        return np.isin(np.arange(size), index)
+
+    forget, retain, reference = encoded(), encoded(), rng.normal(size=size)
+    whole = Feed(forget, retain, None, {"": reference}).batches(step, count, seed=3)
+    found = jax.tree.map(np.empty_like, whole)
+    indices = paired_indices(size, size, step, batch_size=count, seed=3)
+    for own in np.split(rng.permutation(count), processes):
+        feed = Feed(
+            only(forget, indices[0][own]),
+            only(retain, indices[1][own]),
+            None,
+            {"": np.where(mine(indices[0][own]), reference, np.nan)},
+        )
+        part = feed.batches(step, count, 3, own)
+        jax.tree.map(lambda x, y, own=own: x.__setitem__(own, y), found, part)
+    chex.assert_trees_all_equal(found, whole)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ofmu_jax.models.vision.config import VisionConfig
+from ofmu_jax.models.vision.convolution import convolve
 
 # He et al., 2015, arXiv:1502.01852, eq. 10: for layers behind which a ReLU drops half.
 HE_NORMAL = nn.initializers.he_normal()
@@ -52,18 +53,30 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, frozen: bool) -> jax.Array:
         """Maps (B, H, W, C) to (B, H / stride, W / stride, features)."""
-        x = nn.Conv(
-            self.features,
-            (self.size, self.size),
-            self.stride,
-            padding=self.size // 2,
-            use_bias=self.bias,
-            dtype=self.config.dtype,
-            param_dtype=self.config.param_dtype,
-            kernel_init=HE_NORMAL,
-            name="conv",
-        )(x)
+        x = Conv(self.config, self.features, self.size, self.stride, self.bias, name="conv")(x)
         return batch_norm(self.config, frozen)(x)
+
+
+class Conv(nn.Module):
+    """A convolution, padded to keep the size; attributes as in `ConvNorm`."""
+
+    config: VisionConfig
+    features: int
+    size: int
+    stride: int
+    bias: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (B, H, W, C) to (B, H / stride, W / stride, features)."""
+        dtype, param_dtype = self.config.dtype, jnp.dtype(self.config.param_dtype)
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", HE_NORMAL, shape, param_dtype)
+        x = convolve(x.astype(dtype), kernel.astype(dtype), self.stride)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
+            x = x + bias.astype(dtype)
+        return x
 
 
 def max_pool(x: jax.Array) -> jax.Array:
