@@ -30,8 +30,10 @@ def finish(
 ) -> None:
     """Writes the model, its adapters if there are any, and the costs of a run."""
     trained = result.state.params
-    where = jax.tree.map(lambda x: x.sharding, model.params)
-    full = jax.jit(target.full, out_shardings=where)(trained, target.frozen)
+    full = trained
+    if lora is not None:
+        where = jax.tree.map(lambda x: x.sharding, model.params)
+        full = jax.jit(target.full, out_shardings=where)(trained, target.frozen)
     save_model(folder, model._replace(params=full))
     if lora is not None:
         save_adapter(folder, model, trained, lora)

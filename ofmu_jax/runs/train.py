@@ -34,7 +34,7 @@ def train(config: TrainConfig) -> pathlib.Path:
     model = new_model(config, data, mesh) if config.model in PRESETS else _load(config, mesh)
     limit = model.config.max_position_embeddings
     encoded = fitted(data.encode(model.tokenizer, limit), limit)
-    target = trainable(model.params, config.lora.lora, config.loop.seed)
+    target = trainable(model.params, config.lora.lora, config.loop.seed, take=True)
     check_same_run(config, training=encoded)
     folder = open_folder(config.output, config)
     if config.output.resume and has_model(folder):

@@ -29,14 +29,21 @@ class Trainable(NamedTuple):
     full: Callable[[Any, Any], Any]
 
 
-def trainable(params: Any, lora: Lora | None, seed: int) -> Trainable:
-    """Sets up training of a model's parameters, which are left as they are.
+def trainable(params: Any, lora: Lora | None, seed: int, *, take: bool = False) -> Trainable:
+    """Sets up training of a model's parameters.
+
+    Args:
+      params: the parameters, which are left as they are.
+      lora: train these adapters instead of all.
+      seed: draws the adapters.
+      take: train the parameters themselves, not a copy: they are gone after the first step.
 
     Raises:
       InputError: a LoRA target matches no matrix.
     """
     if lora is None:
-        return Trainable(jax.tree.map(lambda x: x.copy(), params), (), full_params(lora))
+        trained = params if take else jax.tree.map(lambda x: x.copy(), params)
+        return Trainable(trained, (), full_params(lora))
     adapters = init_lora(params, lora, jax.random.key(seed))
     return Trainable(adapters, params, full_params(lora))
 

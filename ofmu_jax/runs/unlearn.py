@@ -26,7 +26,15 @@ from ofmu_jax.runs.spread import model_shardings, spread
 from ofmu_jax.runs.step import WHOLE, Feed, check_batches, unlearning_step
 from ofmu_jax.runs.trainable import Trainable, trainable
 from ofmu_jax.runs.unseen import unseen_items, unseen_quantiles
-from ofmu_jax.scale import fetch, make_mesh, own_rows, place, replicated, use_mesh
+from ofmu_jax.scale import (
+    check_rows,
+    fetch,
+    make_mesh,
+    own_rows,
+    place,
+    replicated,
+    use_mesh,
+)
 
 
 def unlearn(config: UnlearnConfig) -> pathlib.Path:
@@ -36,6 +44,7 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
         return pathlib.Path(config.output.out)
     data = load_request(config.data)
     mesh = make_mesh(config.mesh)
+    check_rows(mesh, config.loop.batch_size // config.microbatches, "a batch, or microbatch,")
     model = load_model(config.model, config.numerics, config.adapter, mesh)
     # Once more than needed, so that what does not fit is refused before anything is written.
     config.method.check_depth(model.config.num_hidden_layers)
@@ -60,6 +69,7 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
         lora=config.lora.lora,
         mesh=mesh,
         microbatches=config.microbatches,
+        take=True,
     )
     finish(folder, model, target, config.lora.lora, result, steps)
     return folder
@@ -77,11 +87,12 @@ def unlearn_model(
     lora: Lora | None = None,
     mesh: Mesh | None = None,
     microbatches: int = 1,
+    take: bool = False,
 ) -> tuple[Trainable, LoopResult, int]:
     """Runs a method on a model in memory.
 
     Args:
-      model: the model that knows the forget set; its parameters are left as they are.
+      model: the model that knows the forget set.
       data: what to forget and what to retain.
       method: the method with its hyperparameters.
       loop: how long, in passes over the forget set; each forget item is paired with a retain item.
@@ -91,6 +102,7 @@ def unlearn_model(
       lora: train these adapters instead of all parameters.
       mesh: the devices to use; the first by default.
       microbatches: in how many parts a batch is taken.
+      take: the model's parameters need not be left as they are, which saves a copy of them.
 
     Returns:
       What was trained, with the result of training as its `params`; the loop's result; and its
@@ -105,7 +117,7 @@ def unlearn_model(
         steps = total_steps(loop, len(feed.forget.lengths))
         tx = method.transformation(steps)
         where = spread(mesh, model.config, tx, lora)
-        target = trainable(params, lora, loop.seed)
+        target = trainable(params, lora, loop.seed, take=take and not method.needs_original)
         original = params if method.needs_original else None
         step = unlearning_step(
             method,

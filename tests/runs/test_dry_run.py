@@ -153,6 +153,7 @@ def test_the_batches_are_those_of_a_run(tmp_path, name):
     data = make_authors(seed=0, authors=4, forget_authors=1)
     method = get_method(name)()
     feed = prepare(model, data, method, LoopConfig(), DEFAULT_TEMPLATE)
+
     def shapes(batches):
         return jax.tree.map(lambda x: (x.shape, x.dtype), batches)
 

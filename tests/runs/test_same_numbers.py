@@ -25,8 +25,9 @@ from ofmu_jax.scale import MeshShape, make_mesh
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATA = make_authors(0, 8, 2)
+# The exact outer term takes third derivatives, and minutes to compile.
 EXACT = {"hvp": "exact", "inner_steps": 2}
-FAST = {"hvp": "trajectory", "similarity_hvp": "finite_difference", "inner_steps": 2}
+SECANT = {"hvp": "trajectory", "inner_steps": 2}
 METRICS = ("forget_loss", "retain_loss", "forget_norm", "retain_norm", "cosine", "phi_norm")
 
 
@@ -44,9 +45,9 @@ def metrics(folder):
     return {name: np.array([r[name] for r in records], float) for name in METRICS}
 
 
-def assert_same(found, expected, rtol=1e-5):
+def assert_same(found, expected):
     for name in METRICS:
-        np.testing.assert_allclose(found[name], expected[name], rtol=rtol, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def run(model, folder, method, shape=None, microbatches=1, steps=20):
@@ -70,24 +71,18 @@ def test_a_first_order_method_on_a_mesh(model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("numbers", [EXACT, FAST], ids=["exact", "fast"])
+@pytest.mark.parametrize("numbers", [EXACT, SECANT], ids=["exact", "secant"])
 def test_ofmu_on_meshes_and_in_microbatches(model, tmp_path, numbers):
     method = get_method("ofmu")(inner_learning_rate=1e-4, rho=1e-2, learning_rate=1e-3, **numbers)
-    # A finite difference divides rounding errors by its step.
-    rtol = 1e-5 if numbers is EXACT else 2e-3
     expected = run(model, tmp_path / "one", method)
     assert expected["forget_loss"][-1] > expected["forget_loss"][0]
-    for number, (shape, microbatches) in enumerate(
-        [
-            (MeshShape(8, 1, 1), 1),
-            (MeshShape(1, 8, 1), 1),
-            (MeshShape(2, 2, 2), 1),
-            (MeshShape(1, 2, 4), 1),
-            (MeshShape(1, 2, 1), 4),
-        ]
-    ):
+    cases = [(MeshShape(2, 2, 2), 1)]
+    if numbers is SECANT:
+        shapes = (MeshShape(8, 1, 1), MeshShape(1, 8, 1), MeshShape(1, 2, 4))
+        cases += [*((shape, 1) for shape in shapes), (MeshShape(1, 2, 1), 4)]
+    for number, (shape, microbatches) in enumerate(cases):
         found = run(model, tmp_path / str(number), method, shape, microbatches)
-        assert_same(found, expected, rtol)
+        assert_same(found, expected)
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +114,30 @@ def start(checkpoint, out, processes, *arguments, devices=1):
     )
 
 
+def finished(process, seconds):
+    """What it printed; it and its children are gone, whatever happens."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "devices", "mesh"), [(2, 1, []), (4, 1, []), (2, 2, ["--mesh.tensor", "2"])]
 )
 def test_ofmu_in_several_processes(model, checkpoint, tmp_path, processes, devices, mesh):
-    method = ["--method", "ofmu", "--inner-steps", "2", "--hvp", "exact"]
+    method = ["--method", "ofmu", "--inner-steps", "2", "--hvp", "trajectory"]
     out = tmp_path / "several"
     running = start(checkpoint, out, processes, "--steps", "20", *method, *mesh, devices=devices)
-    output = running.communicate(timeout=600)[0]
+    output = finished(running, 900)
     assert running.returncode == 0, output
-    one = run(load_model(checkpoint), tmp_path / "one", get_method("ofmu")(**EXACT))
+    one = run(load_model(checkpoint), tmp_path / "one", get_method("ofmu")(**SECANT))
     assert_same(metrics(out), one)
-    whole = load_model(out).params
-    assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(whole))
+    pairs = (jax.tree.leaves(load_model(x).params) for x in (out, checkpoint))
+    for found, before in zip(*pairs, strict=True):
+        assert np.isfinite(found).all() and not np.array_equal(found, before)
 
 
 @pytest.mark.slow
@@ -149,7 +154,7 @@ def test_a_lost_process_stops_the_others_and_a_resume_goes_on(checkpoint, tmp_pa
     ).stdout.split()
     assert len(children) == 4
     os.kill(int(children[2]), signal.SIGKILL)
-    output = running.communicate(timeout=90)[0]
+    output = finished(running, 90)
     assert running.returncode == 128 + signal.SIGKILL, output
     assert re.search(r"lost another process of this run|another task died", output), output
 
@@ -157,7 +162,7 @@ def test_a_lost_process_stops_the_others_and_a_resume_goes_on(checkpoint, tmp_pa
     config["config"]["loop"]["steps"] = steps = 5 + len(read_metrics(out))
     (out / "config.json").write_text(json.dumps(config))
     resumed = start(checkpoint, out, 2, *flags, "--steps", str(steps), "--resume")
-    output = resumed.communicate(timeout=300)[0]
+    output = finished(resumed, 300)
     assert resumed.returncode == 0, output
     assert [r["step"] for r in read_metrics(out)] == list(range(steps))
 
