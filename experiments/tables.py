@@ -194,6 +194,24 @@ def pocket_authors() -> str:
     )
 
 
+def pocket_tofu() -> str:
+    results, command = _comparison("pocket_tofu")
+    rules, summary = results["contest"]["rules"], results["summary"]
+    return "\n".join(
+        [
+            f"{command.replace('config.yaml`', 'config.yaml --data-dir TOFU --model CHECKPOINT`')}, "
+            f"one for it. {rules['trials']} trials each, then {rules['seeds']} seeds of one pair of "
+            "models; brackets are 95 % intervals over them.",
+            "",
+            main_table(summary, ANSWERS),
+            "",
+            reference_table(results["references"], ANSWERS),
+            "",
+            settings_table(summary),
+        ]
+    )
+
+
 def sensitivity() -> str:
     results, command = _comparison("pocket_authors")
     summary = results["summary"]
@@ -247,6 +265,10 @@ def _fashion(name: str) -> str:
 
 def fashion_random() -> str:
     return _fashion("random")
+
+
+def fashion_class() -> str:
+    return _fashion("class")
 
 
 def u_lira() -> str:
@@ -339,12 +361,12 @@ def _gib(size: float | None) -> str:
 
 PAGES = {
     "README.md": (pocket_authors,),
-    "docs/comparison.md": (sensitivity, ablations),
+    "docs/comparison.md": (pocket_tofu, sensitivity, ablations),
     "docs/models.md": (families, generation, memorised),
     "docs/evaluation.md": (tofu_evaluation, evaluation_speed),
     "docs/full_size.md": (full_size,),
     "docs/scale.md": (plans,),
-    "docs/vision.md": (fashion_random, u_lira),
+    "docs/vision.md": (fashion_random, fashion_class, u_lira),
 }
 
 

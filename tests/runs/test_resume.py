@@ -77,11 +77,11 @@ def test_unlearning_resumes_bit_for_bit(method, whole, tmp_path, monkeypatch):
     real = module.take
     calls = {"n": 0}
 
-    def interrupted(encoded, rows):
+    def interrupted(encoded, rows, **options):
         calls["n"] += len(rows) == 5
         if calls["n"] > 2 * 7:
             raise KeyboardInterrupt
-        return real(encoded, rows)
+        return real(encoded, rows, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "take", interrupted)

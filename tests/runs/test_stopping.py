@@ -12,7 +12,6 @@ import time
 import numpy as np
 import pytest
 
-from ofmu_jax.cli import main
 from ofmu_jax.runs.folder import read_metrics
 from ofmu_jax.runs.models import load_model
 from ofmu_jax.runs.stopping import Stopped, stop_requests
@@ -99,14 +98,26 @@ def test_a_signal_that_nobody_asked_for_is_not_lost():
 # Processes of their own.
 
 
-def start(arguments):
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
-    )
+@pytest.fixture
+def start():
+    """Starts a Python process; what still runs at the end of the test is killed."""
+    started = []
+
+    def begin(arguments, **environment):
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 SLOWLY = """
@@ -130,7 +141,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_kill_while_a_checkpoint_is_written(tmp_path):
+def test_a_kill_while_a_checkpoint_is_written(start, tmp_path):
     """The write is under way: its folder has its temporary name when the process is gone."""
     script, folder = tmp_path / "slowly.py", tmp_path / "run"
     script.write_text(SLOWLY)
@@ -162,34 +173,36 @@ def wait_for_metrics(folder, count, *processes):
         time.sleep(0.005)
 
 
-TRAIN = ["train", "authors", "--authors", "4", "--forget-authors", "1", "--vocab-size", "400"]
-TRAIN += ["--epochs", "12", "--log-every", "1", "--checkpoint-every", "10"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    assert main([*TRAIN, "--out", str(folder)]) == 0
-    return folder
+TRAIN = ["-m", "ofmu_jax", "train", "authors", "--authors", "4", "--forget-authors", "1"]
+TRAIN += ["--vocab-size", "400", "--epochs", "12", "--log-every", "1", "--checkpoint-every", "10"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_leaves_a_run_of_the_command_line_to_go_on_with(number, status, trained, tmp_path):
-    folder = tmp_path / "run"
-    process = start(["-m", "ofmu_jax", *TRAIN, "--out", folder])
-    wait_for_metrics(folder, 3, process)
-    process.send_signal(number)
-    _, err = process.communicate()
-    assert process.returncode == status, err
-    (k,) = kept(folder)[-1:]
-    assert k % 10 and k == len(read_metrics(folder))
-    told = f"ofmu: stopped by {number.name} at step {k}; go on with --resume"
-    assert err.splitlines()[-1] == told
-    assert "Traceback" not in err
-    assert main([*TRAIN, "--out", str(folder), "--resume"]) == 0
-    same(load_model(folder).params, load_model(trained).params)
-    assert read_metrics(folder) == read_metrics(trained)
+def test_a_signal_leaves_a_run_of_the_command_line_to_go_on_with(start, tmp_path):
+    programs = str(tmp_path / "programs")  # compiled once
+
+    def train(folder, *more):
+        return start([*TRAIN, "--out", folder, *more], JAX_COMPILATION_CACHE_DIR=programs)
+
+    whole = tmp_path / "whole"
+    _, err = (process := train(whole)).communicate()
+    assert process.returncode == 0, err
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        folder = tmp_path / number.name
+        process = train(folder)
+        wait_for_metrics(folder, 3, process)
+        process.send_signal(number)
+        _, err = process.communicate()
+        assert process.returncode == status, err
+        k = kept(folder)[-1]
+        assert k == len(read_metrics(folder)) < len(read_metrics(whole))
+        told = f"ofmu: stopped by {number.name} at step {k}; go on with --resume"
+        assert err.splitlines()[-1] == told
+        assert "Traceback" not in err
+        _, err = (process := train(folder, "--resume")).communicate()
+        assert process.returncode == 0, err
+        same(load_model(folder).params, load_model(whole).params)
+        assert read_metrics(folder) == read_metrics(whole)
 
 
 TOGETHER = """
@@ -224,7 +237,7 @@ np.save(folder / f"{rank}.npy", part.data)
 """
 
 
-def both(script, folder, steps):
+def both(start, script, folder, steps):
     """Starts the two processes of a run."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -234,11 +247,11 @@ def both(script, folder, steps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_two_processes_stop_at_one_step_and_go_on_together(number, status, tmp_path):
+def test_two_processes_stop_at_one_step_and_go_on_together(number, status, start, tmp_path):
     script, folder = tmp_path / "together.py", tmp_path / "run"
     script.write_text(TOGETHER)
     folder.mkdir()
-    processes = both(script, folder, 10**6)
+    processes = both(start, script, folder, 10**6)
     wait_for_metrics(folder, 12, *processes)
     processes[1].send_signal(number)  # the other one learns of it
     said = [p.communicate() for p in processes]
@@ -252,7 +265,7 @@ def test_two_processes_stop_at_one_step_and_go_on_together(number, status, tmp_p
     # What only one of them reads is damaged.
     for path in (folder / "checkpoints" / str(k) / "state" / "ocdbt.process_1" / "d").iterdir():
         path.unlink()
-    processes = both(script, folder, k + 5)
+    processes = both(start, script, folder, k + 5)
     said = [p.communicate() for p in processes]
     assert [p.returncode for p in processes] == [0, 0], said
     assert f"it is now damaged_{k}" in said[0][1]
