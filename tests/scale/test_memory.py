@@ -3,7 +3,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ofmu_jax.scale import MeshShape, make_mesh, planned_memory, size_of, size_on_device
+from ofmu_jax.scale import Memory, MeshShape, make_mesh, planned_memory, size_of, size_on_device
 
 
 def test_each_device_has_its_part():
@@ -30,4 +30,5 @@ def test_a_program_takes_what_it_is_given_and_returns_but_what_it_writes_over():
     x = jax.ShapeDtypeStruct((256,), jnp.float32)
     memory = planned_memory(jax.jit(lambda x, y: x + y, donate_argnums=0).lower(x, x).compile())
     assert (memory.arguments, memory.results) == (2048, 0)
-    assert memory.total == 2048 + memory.temporaries + memory.code
+    assert memory.total == 2048 + memory.temporaries
+    assert Memory(arguments=1, results=2, temporaries=4, code=8).total == 15
