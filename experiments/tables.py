@@ -200,11 +200,11 @@ def pocket_tofu() -> str:
     # The config lists more methods than were run.
     ran = {name: m for name, m in summary["methods"].items() if m["finals"]}
     summary = summary | {"methods": ran, "ranking": [n for n in summary["ranking"] if n in ran]}
+    command = command.replace("config.yaml`", "config.yaml --data-dir TOFU --model CHECKPOINT`")
     return "\n".join(
         [
-            f"{command.replace('config.yaml`', 'config.yaml --data-dir TOFU --model CHECKPOINT`')}, "
-            f"one for it. {rules['trials']} trials each, then {rules['seeds']} seeds of one pair of "
-            "models; brackets are 95 % intervals over them.",
+            f"{command}, one for it. {rules['trials']} trials each, then {rules['seeds']} seeds of one "
+            "pair of models; brackets are 95 % intervals over them.",
             "",
             main_table(summary, ANSWERS),
             "",
