@@ -203,8 +203,8 @@ def pocket_tofu() -> str:
     command = command.replace("config.yaml`", "config.yaml --data-dir TOFU --model CHECKPOINT`")
     return "\n".join(
         [
-            f"{command}, one for it. {rules['trials']} trials each, then {rules['seeds']} seeds of one "
-            "pair of models; brackets are 95 % intervals over them.",
+            f"{command}, one for it. {rules['trials']} trials each, then {rules['seeds']} seeds of "
+            "one pair of models; brackets are 95 % intervals over them.",
             "",
             main_table(summary, ANSWERS),
             "",
