@@ -19,7 +19,7 @@ ALLOWED = {
     "scale": set(),
     "runs": {"bilevel", "losses", "models", "data", "methods", "evals", "scale"},
     "contest": {"losses", "models", "data", "methods", "evals", "runs", "scale"},
-    "cli": {"methods", "runs", "contest"},
+    "cli": {"methods", "runs", "contest", "scale"},
     "__main__": {"cli"},
     "__init__": {"bilevel"},
     "atomic": set(),

@@ -109,7 +109,7 @@ def _microbatches(variant: Variant) -> Iterator[Variant]:
 def _split(variant: Variant) -> Iterator[Variant]:
     data, fsdp, tensor = read_setting(variant.config).sizes
     if data > 1:
-        changes = {"data": "1", "fsdp": str(data * fsdp)}
+        changes = {"mesh.data": "1", "mesh.fsdp": str(data * fsdp)}
         yield variant.but(changes, mesh=MeshShape(1, data * fsdp, tensor))
 
 
@@ -130,7 +130,7 @@ def _slice(variant: Variant, topology: Topology) -> Variant:
     mesh, batch_size, microbatches = config.mesh, config.batch_size, config.microbatches
     if -1 not in dataclasses.astuple(mesh):
         mesh = dataclasses.replace(mesh, fsdp=-1)
-        changes["fsdp"] = "-1"
+        changes["mesh.fsdp"] = "-1"
     parts = math.prod(mesh.sizes(topology.devices)[:2])
     if batch_size is not None:
         if batch_size % parts:  # not enough rows for so many devices

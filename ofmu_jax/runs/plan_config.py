@@ -25,7 +25,7 @@ class PlanConfig(Generic[M]):
     """The devices: a kind of TPU and the sides of a slice, such as v5e:4x4 or v5p:2x2x4; or cpu:N,
     N devices of this host."""
     method: tyro.conf.OmitArgPrefixes[M]
-    mesh: tyro.conf.OmitArgPrefixes[MeshShape] = _ALL_SPLIT
+    mesh: MeshShape = _ALL_SPLIT
     batch_size: int | None = None
     """Rows of a batch, of which there is one to forget and one to retain; by default one for each
     device that has rows of its own."""

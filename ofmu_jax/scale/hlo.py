@@ -169,12 +169,12 @@ def trip_count(program: Program, name: str, loop: Instruction) -> int | None:
     test, initial = _root(condition), program.computations[name][loop.operands[0]]
     if test.op != "compare" or "direction=LT" not in test.attributes or initial.op != "tuple":
         return None
-    counter = condition[test.operands[0]]
+    counter = _source(condition, test.operands[0])
     index = re.search(r"\bindex=(\d+)", counter.attributes)
     if counter.op != "get-tuple-element" or index is None or _root(body).op != "tuple":
         return None
     position = int(index[1])
-    after = body[_root(body).operands[position]]
+    after = _source(body, _root(body).operands[position])
     begin = _constant(program.computations[name], initial.operands[position])
     end = _constant(condition, test.operands[1])
     by = _constant(body, after.operands[1]) if after.op == "add" else None
@@ -187,14 +187,20 @@ def _root(computation: Computation) -> Instruction:
     return next(instruction for instruction in computation.values() if instruction.root)
 
 
-def _constant(computation: Computation, name: str) -> int | None:
-    """The integer that an instruction is, if it is one."""
+def _source(computation: Computation, name: str) -> Instruction:
+    """What an instruction is a copy of, or itself."""
     instruction = computation[name]
     while instruction.op in ("copy", "bitcast") and instruction.operands:
         instruction = computation[instruction.operands[0]]
-    if instruction.op != "constant" or not re.fullmatch(r"-?\d+", instruction.arguments):
+    return instruction
+
+
+def _constant(computation: Computation, name: str) -> int | None:
+    """The integer that an instruction is, if it is one."""
+    source = _source(computation, name)
+    if source.op != "constant" or not re.fullmatch(r"-?\d+", source.arguments):
         return None
-    return int(instruction.arguments)
+    return int(source.arguments)
 
 
 def _instruction(name: str, rest: str, root: bool) -> Instruction:

@@ -126,6 +126,13 @@ def test_on_paper_the_same_is_held_and_nothing_is_compiled(model, compiled, monk
     )
 
 
+def test_a_microbatch_is_what_is_worked_on_at_a_time(model):
+    for parts, tokens in ((1, 64), (4, 16)):
+        setting = read_setting(config(model, batch_size=32, microbatches=parts))
+        work = device_work(setting, fit(setting, compile_step=False), flops=8e9)
+        assert work.streamed == 2 * 1e9 / (2 * tokens) and work.sent == work.streamed * 7 / 8
+
+
 def test_a_step_is_counted_as_by_a_dry_run(model):
     setting = read_setting(config(model, microbatches=2, row_length=8))
     counts = count(setting)
@@ -164,7 +171,7 @@ def test_a_command_says_what_fits_and_writes_it_whole(
     monkeypatch.setattr(plan_fit, "_compiled", lambda setting: compiled[1].compiled)
     out = tmp_path / "plan.json"
     flags = ["--method", "npo", "--row-length", "16", "--batch-size", "8", "--microbatches", "2"]
-    flags += ["--data", "2", "--fsdp", "2", "--tensor", "2"]
+    flags += ["--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"]
     command = ["plan", "--model", str(model), "--topology", "v5e:2x4", *flags]
     assert main([*command, "--out", str(out)]) == 0
     text = capsys.readouterr().out
@@ -235,10 +242,13 @@ def test_a_shortage_without_numbers_is_one(monkeypatch):
         (["--model", "llama-2-7b", "--row-length", "4097"], "row_length is 4097; expected at most"),
         (["--row-length", "1"], "row_length must be >= 2, got 1"),
         (["--topology", "v5e:5"], "topology 'v5e:5' is unknown; expected a kind of TPU"),
-        (["--fsdp", "3"], "needs 3 devices; there are 8"),
+        (["--mesh.fsdp", "3"], "needs 3 devices; there are 8"),
         (["--batch-size", "12"], "batch_size is 12; expected a multiple of 8, since 8 devices"),
         (["--batch-size", "8", "--microbatches", "2"], "expected a multiple of 16"),
-        (["--fsdp", "1", "--tensor", "8"], "expected a divisor of 4, the size of axis 'kv_heads'"),
+        (
+            ["--mesh.fsdp", "1", "--mesh.tensor", "8"],
+            "expected a divisor of 4, the size of axis 'kv_heads'",
+        ),
         (["--method", "rmu"], "the losses read layer 7; expected a layer from 0 to 4"),
         (["--lora-rank", "2", "--lora-targets", "c_attn"], "'c_attn' matches no matrix"),
         (["--out", "nowhere/plan.json"], "--out nowhere/plan.json: expected a file to write in"),

@@ -29,12 +29,13 @@ def large(**fields):
 def test_variants_are_single_changes_then_all_then_more_devices_then_adapters():
     flags = [v.flags for v in variants(read_setting(large()))]
     differences = "--similarity-hvp finite_difference --hvp finite_difference"
-    every = f"--remat full --microbatches 4 --data 1 --fsdp 16 {differences}"
-    spread = lambda rows: f"--remat full --microbatches {rows} --data 1 --fsdp -1 {differences}"
+    every = f"--remat full --microbatches 4 --mesh.data 1 --mesh.fsdp 16 {differences}"
+    mesh = "--mesh.data 1 --mesh.fsdp -1"
+    spread = lambda rows: f"--remat full --microbatches {rows} {mesh} {differences}"
     assert flags == [
         "--remat full",
         "--microbatches 4",
-        "--data 1 --fsdp 16",
+        "--mesh.data 1 --mesh.fsdp 16",
         differences,
         every,
         # With two rows left to a device, then one, then fewer than there are devices.
@@ -52,7 +53,7 @@ def test_a_variant_is_what_its_flags_say(monkeypatch):
     start = large()
     base = ["plan", "--model", MODEL, "--topology", "v5e:4x4", "--row-length", "16"]
     base += ["--method", "ofmu", "--similarity-hvp", "exact", "--hvp", "exact", "--remat", "dots"]
-    base += ["--data", "2", "--fsdp", "8", "--batch-size", "64"]
+    base += ["--mesh.data", "2", "--mesh.fsdp", "8", "--batch-size", "64"]
     assert main(base) == 0 and seen == [start]
     for variant in variants(read_setting(start)):
         given = dict(zip(base[1::2], base[2::2], strict=True))

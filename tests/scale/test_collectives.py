@@ -132,8 +132,13 @@ ENTRY %main (a: f32[4]) -> f32[4] {
 
 
 @pytest.mark.parametrize(("by", "times"), [("1", 7), ("2", 4), ("7", 1), ("8", 1)])
-def test_a_loop_s_counter_starts_ends_and_grows_by_constants(by, times):
-    found = collectives(LOOP.replace("BY", by))
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_loop_s_counter_starts_ends_and_grows_by_constants(by, times, copied):
+    text = LOOP.replace("BY", by)
+    if copied:
+        after = "%after = s32[]{:T(128)} copy(%next)\n  ROOT %t = "
+        text = text.replace("ROOT %t = ", after).replace("tuple(%next", "tuple(%after")
+    found = collectives(text)
     assert found.kinds == {"all-reduce": Traffic(times, times * 2 * 16 * 7 // 8)}
     assert found.unknown == 0
 

@@ -4,6 +4,10 @@ On accelerators that is XLA's own. On a CPU the gradients of those lose one to t
 magnitude within `lax.scan` (jax-ml/jax issue 12868), and matrix products keep their speed.
 """
 
+import functools
+import operator
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
@@ -13,18 +17,25 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
     Args:
       x: (B, H, W, C).
-      kernel: (S, S, C, F), S odd.
+      kernel: (S, S, C, F) of the same type, S odd.
       stride: in pixels.
 
     Returns:
       (B, H / stride, W / stride, F), rounded up, in the type of `x`.
+
+    >>> x, kernel = jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1))
+    >>> convolve(x, kernel)[0, :, :, 0].astype(int).tolist()
+    [[4, 6, 4], [6, 9, 6], [4, 6, 4]]
+    >>> convolve(x, kernel, stride=2)[0, :, :, 0].astype(int).tolist()
+    [[4, 4], [4, 4]]
     """
-    return jax.lax.platform_dependent(
+    chosen = jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: by_products(x, kernel, stride),
-        default=lambda x, kernel: by_xla(x, kernel, stride),
+        cpu=functools.partial(by_products, stride=stride),
+        default=functools.partial(by_xla, stride=stride),
     )
+    return cast(jax.Array, chosen)
 
 
 def by_xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -42,24 +53,35 @@ def by_xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def by_products(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """`convolve` by one matrix product.
 
-    Rows of a window are laid side by side before the product, and its columns are added after it:
-    less is copied than if the whole window were laid out.
+    At stride 1 the rows of a window are laid side by side before the product, and its columns are
+    added after it: a third of the window is copied, for S = 3. At other strides that would
+    multiply pixels which no sum takes, and the whole window is laid out.
     """
-    side, _, channels, features = kernel.shape
-    margin = side // 2
-    batch, height, width = x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+    side = kernel.shape[0]
+    rows = _neighbours(x, 1, side, stride)
+    if stride > 1:
+        pixels = [pixel for row in rows for pixel in _neighbours(row, 2, side, stride)]
+        return _product(pixels, kernel)
+    columns = jnp.split(_product(rows, kernel.transpose(0, 2, 1, 3)), side, axis=-1)
+    shifted = [_neighbours(column, 2, side, 1)[j] for j, column in enumerate(columns)]
+    return functools.reduce(operator.add, shifted)
 
-    def shifted(x: jax.Array, axis: int, start: int, count: int) -> jax.Array:
-        stop = start + stride * (count - 1) + 1
-        return jax.lax.slice_in_dim(x, start, stop, stride, axis)
 
-    padded = jnp.pad(x, ((0, 0), (margin, margin), (0, 0), (0, 0)))
-    rows = jnp.concatenate([shifted(padded, 1, i, height) for i in range(side)], axis=-1)
-    weight = kernel.transpose(0, 2, 1, 3).reshape(side * channels, side * features)
-    product = rows.reshape(-1, side * channels) @ weight
-    columns = product.reshape(batch, height, -1, side * features)
-    columns = jnp.pad(columns, ((0, 0), (0, 0), (margin, margin), (0, 0)))
-    terms = [
-        shifted(columns[..., j * features : (j + 1) * features], 2, j, width) for j in range(side)
+def _neighbours(x: jax.Array, axis: int, side: int, stride: int) -> list[jax.Array]:
+    """For each of `side` offsets along an axis, what lies there from every stride-th place; zero
+    beyond the edge."""
+    margin = [(side // 2, side // 2) if i == axis else (0, 0) for i in range(x.ndim)]
+    padded, length = jnp.pad(x, margin), x.shape[axis]
+    return [
+        jax.lax.slice_in_dim(padded, start, start + length, stride, axis) for start in range(side)
     ]
-    return sum(terms[1:], terms[0])
+
+
+def _product(images: list[jax.Array], kernel: jax.Array) -> jax.Array:
+    """The channels of all (B, H, W, C) images times a kernel that has as many weights for each
+    channel of the result."""
+    image = jnp.concatenate(images, axis=-1)
+    *places, channels = image.shape
+    # As matrices: with more axes, XLA rearranges what the gradient of the kernel multiplies.
+    product = image.reshape(-1, channels) @ kernel.reshape(channels, -1)
+    return product.reshape(*places, -1)
