@@ -80,8 +80,8 @@ def make_mesh(shape: MeshShape | None = None, devices: Sequence[jax.Device] | No
     Raises:
       InputError: the shape does not fit the number of devices.
 
-    >>> make_mesh().shape
-    OrderedDict({'data': 1, 'fsdp': 1, 'tensor': 1})
+    >>> tuple(make_mesh().shape.values())
+    (1, 1, 1)
     """
     shape = shape or MeshShape()
     if devices is None:

@@ -63,6 +63,8 @@ def test_the_best_is_kept_beside_them_and_over_a_restart(tmp_path):
 
     run(tmp_path / "a", loop, batch=some)
     assert kept(tmp_path / "a") == [4, 10]
+    stored = (tmp_path / "a/checkpoints/10/_CHECKPOINT_METADATA").read_text()
+    assert "notfinite_count" in stored and "NaN" not in stored  # strict JSON has none
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "b", loop, batch=interrupted_at(9, some))
     assert kept(tmp_path / "b") == [4, 8]

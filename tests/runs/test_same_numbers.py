@@ -64,6 +64,7 @@ def run(model, folder, method, shape=None, microbatches=1, steps=20):
     return metrics(folder)
 
 
+@pytest.mark.slow
 def test_a_first_order_method_on_a_mesh(model, tmp_path):
     method = get_method("grad_diff")(learning_rate=1e-3)
     expected = run(model, tmp_path / "one", method, steps=4)

@@ -12,6 +12,7 @@ from ofmu_jax.models.vision import VisionConfig
 from ofmu_jax.models.vision.convolution import by_products, by_xla, convolve
 from ofmu_jax.models.vision.layers import HE_NORMAL, Conv
 from ofmu_jax.scale import count_flops
+from tests.models.vision.tiny import quick_jit
 
 
 def arrays(side, height, width, dtype=jnp.float32):
@@ -27,6 +28,7 @@ def arrays(side, height, width, dtype=jnp.float32):
 def test_products_are_the_convolution(x64, side, stride, height, width):
     given, tangent = arrays(side, height, width, jnp.float64)
 
+    @functools.partial(quick_jit, static_argnums=0)
     def all_orders(f):
         def loss(x, kernel):
             return jnp.sum(jnp.tanh(f(x, kernel, stride)) ** 2)

@@ -12,6 +12,7 @@ from ofmu_jax.cli import main
 from ofmu_jax.contest.config import CompareConfig, read_contest
 from ofmu_jax.data.vision import load_images, load_split
 from ofmu_jax.errors import InputError
+from ofmu_jax.runs.checkpoints import Checkpoints
 from ofmu_jax.runs.config import OutputConfig
 from ofmu_jax.runs.vision import demo
 from ofmu_jax.runs.vision.config import ImageDataConfig
@@ -63,20 +64,18 @@ def test_training_is_a_function_of_its_config(models, tmp_path):
 
 
 def test_training_goes_on_where_it_stopped(models, tmp_path, monkeypatch):
-    from ofmu_jax.runs import loop
-
     class Stopped(Exception):
         pass
 
-    saving = loop.ocp.training.Checkpointer.save
+    saving = Checkpoints.save
 
-    def stop_after_saving(self, step, state):
-        saving(self, step, state)
+    def stop_after_saving(self, step, state, metrics):
+        saving(self, step, state, metrics)
         raise Stopped
 
     arguments = [*TRAIN, "--checkpoint-every", "7", "--out", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
-        patch.setattr(loop.ocp.training.Checkpointer, "save", stop_after_saving)
+        patch.setattr(Checkpoints, "save", stop_after_saving)
         with pytest.raises(Stopped):
             main(arguments)
     assert not (tmp_path / "run" / "model").exists()
