@@ -11,6 +11,9 @@ from jax.experimental import multihost_utils
 from ofmu_jax.errors import InputError
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "OFMU_NUM_PROCESSES", "OFMU_PROCESS_ID"
+# XLA's library of CPU kernels runs beside the rest of a program, so that two processes may start
+# their collectives in different orders: gloo then aborts or mixes them up (jaxlib 0.10.2, 0.12.0).
+_CPU_IN_ORDER = "--xla_cpu_experimental_ynn_fusion_type="
 # A process that says nothing for so long counts as lost, and the others stop.
 _SILENCE_SECONDS = 30
 
@@ -42,6 +45,7 @@ def start_processes() -> None:
                 f"--distributed: {INDEX} is {given[INDEX]}; expected less than {COUNT} = "
                 f"{given[COUNT]}"
             )
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_CPU_IN_ORDER}".strip()
     try:
         jax.distributed.initialize(
             coordinator_address=given[COORDINATOR],
