@@ -146,9 +146,9 @@ def full_size() -> str:
     lines = [
         "GiB on one device, unsharded: parameters in float32, bfloat16 compute, remat of whole "
         "blocks, rows of 512 tokens; temporaries as XLA plans them for the CPU, which has float32 "
-        "in place of some bfloat16. Held are the model as it was and, without adapters, the copy "
-        f"that is trained. jax {results['versions']['jax']}; compiled on two cores that were "
-        "shared with others.",
+        "in place of some bfloat16. Held are the parameters that are trained and, where the step "
+        f"looks at it, the model as it was. jax {results['versions']['jax']}; compiled on two "
+        "cores that were shared with others.",
         "",
         "| model | method | trained | rows | held | optimisers | temporaries | in all | "
         "gradients per step | compiled, s |",
@@ -156,7 +156,7 @@ def full_size() -> str:
     ]
     for row in results["rows"]:
         memory = {name: size / 2**30 for name, size in row["memory"].items()}
-        held = memory["trained parameters"] + memory["model as it was"]
+        held = memory["trained parameters"] + memory.get("model as it was", 0)
         trained = "all" if row["lora_rank"] is None else f"rank {row['lora_rank']}"
         lines.append(
             f"| {row['model']} | {row['method']} | {trained} | {row['batch'][0]} + "

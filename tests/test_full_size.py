@@ -82,8 +82,9 @@ def test_every_run_plans_and_its_stand_in_steps(model, method, monkeypatch, caps
     ]
     found = dry_run(plan.config(model, method))
     assert found.plan.parameters == row["parameters"] == PARAMETERS[model]
-    for name in ("trained parameters", "model as it was", "state of optimisers", "batches"):
+    for name in ("trained parameters", "state of optimisers", "batches"):
         assert found.plan.memory[name] == row["memory"][name], name
+    assert found.plan.memory.keys() == row["memory"].keys()
     # What XLA plans depends a little on its version and on the processor.
     assert found.plan.memory["temporaries"] == pytest.approx(row["memory"]["temporaries"], rel=0.3)
     assert found.plan.flops == pytest.approx(row["flops"], rel=0.05)

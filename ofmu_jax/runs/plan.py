@@ -147,7 +147,6 @@ def _fit_dict(found: Fit) -> dict[str, Any]:
         "fits": found.fits,
         "memory": found.memory,
         "held": found.held,
-        "beside": found.beside,
         "least": found.least,
         "total": found.total,
         "compiled": compiled,

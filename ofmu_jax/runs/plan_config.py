@@ -22,8 +22,8 @@ class PlanConfig(Generic[M]):
     """A published shape (llama-2-7b, llama-3.2-1b, llama-3.1-8b, llama-3-70b, llama-3.1-405b), a
     config.json, the folder of one, or hf://organisation/name."""
     topology: str
-    """The devices: a kind of TPU and the sides of a slice, such as v5e:4x4 or v5p:2x2x4; or cpu:N,
-    N devices of this host."""
+    """The devices: a kind of TPU and the sides of a slice, such as v5e:4x4 or v5p:2x2x4; or
+    h100:N or h200:N, N GPUs of one machine, on paper only; or cpu:N, N devices of this host."""
     method: tyro.conf.OmitArgPrefixes[M]
     mesh: MeshShape = _ALL_SPLIT
     batch_size: int | None = None

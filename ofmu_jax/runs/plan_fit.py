@@ -107,15 +107,13 @@ class Fit(NamedTuple):
     """Whether a step fits.
 
     Attributes:
-      held: bytes on each device by what they hold, whether they are arguments or not.
-      beside: those of them that are no argument of the step.
+      held: bytes on each device by what they hold.
       least: bytes that any step needs: what is held, and a gradient.
       compiled: what the compiler made of it; None if it was not asked.
       memory: bytes of a device; None if that is not known.
     """
 
     held: dict[str, int]
-    beside: int
     least: int
     compiled: Compiled | Shortage | None
     memory: int | None
@@ -124,7 +122,7 @@ class Fit(NamedTuple):
     def total(self) -> int | None:
         """Bytes that it takes on each device, if it was compiled."""
         if isinstance(self.compiled, Compiled):
-            return self.compiled.memory.total + self.beside
+            return self.compiled.memory.total
         return None
 
     @property
@@ -192,11 +190,10 @@ def fit(setting: Setting, compile_step: bool) -> Fit:
     kinds = (AxisType.Auto,) * len(AXES)
     program = _program(setting, AbstractMesh(setting.sizes, AXES, axis_types=kinds))
     held = program.held(size_on_device)
-    beside = 0 if program.given else held["model as it was"]
     least = sum(held.values()) + held["trained parameters"]
     chip = setting.topology.chip
     compiled = _compiled(setting) if compile_step else None
-    return Fit(held, beside, least, compiled, None if chip is None else chip.device().memory)
+    return Fit(held, least, compiled, None if chip is None else chip.device().memory)
 
 
 def count(setting: Setting) -> Counts:

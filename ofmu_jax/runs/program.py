@@ -46,10 +46,11 @@ class Program(NamedTuple):
 
     def held(self, size: Callable[[Any], int]) -> dict[str, int]:
         """Bytes by what they hold, as `size` counts those of a tree."""
+        # A step that does not look at the model as it was trains the arrays that were read.
+        before = {"model as it was": size(self.model)} if self.given else {}
         return {
             "trained parameters": size(self.state.params),
-            # Without adapters the model that was read stays beside the copy that is trained.
-            "model as it was": size(self.model),
+            **before,
             "state of optimisers": size(self.state.opt_state),
             "batches": size(self.batches),
         }

@@ -25,6 +25,8 @@ SLICES: dict[str, tuple[str, ...]] = {
 """By kind of TPU, shapes of slices, each twice as large as the one before, the first four times."""
 
 _HOST = "cpu"
+# Boards of one machine, which NVLink joins; its rate does not hold between machines.
+_GPUS, _MOST_GPUS = ("h100", "h200"), 8
 # Enough for the compiler not to look for a machine's own TPUs, which may take minutes and warns.
 _NO_TPU_HERE = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
 
@@ -33,7 +35,7 @@ class Topology(NamedTuple):
     """Devices and how they are joined.
 
     Attributes:
-      name: such as "v5e:4x4", or "cpu:8" for so many devices of the host.
+      name: such as "v5e:4x4" or "h200:8", or "cpu:8" for so many devices of the host.
       chip: what they are; None for the host's.
       devices: how many devices, as JAX counts them.
     """
@@ -54,7 +56,8 @@ def read_topology(name: str) -> Topology:
 
     Args:
       name: a kind of TPU and the sides of a slice in chips, such as "v5e:4x4" or "v5p:2x2x4"; or
-        "cpu" and a number of devices.
+        a kind of GPU and their number in one machine, such as "h200:8"; or "cpu" and a number of
+        devices.
 
     Raises:
       InputError: it stands for nothing.
@@ -65,12 +68,15 @@ def read_topology(name: str) -> Topology:
     kind, _, shape = name.partition(":")
     if kind == _HOST and re.fullmatch(r"[1-9]\d*", shape):
         return Topology(name, None, int(shape))
+    if kind in _GPUS and re.fullmatch(f"[1-{_MOST_GPUS}]", shape):
+        return Topology(name, CHIPS[kind], int(shape))
     sides = len(SLICES[kind][0].split("x")) if kind in SLICES else 0
     if not sides or not re.fullmatch("x".join([r"[1-9]\d*"] * sides), shape):
         known = "; ".join(f"{k}:{', '.join(v)}" for k, v in SLICES.items())
         raise InputError(
             f"topology {name!r} is unknown; expected a kind of TPU with the sides of a slice, such "
-            f"as {known}; or cpu:N, N devices of this host"
+            f"as {known}; or {', '.join(f'{gpu}:N' for gpu in _GPUS)}, N of 1 to {_MOST_GPUS} GPUs "
+            "of one machine; or cpu:N, N devices of this host"
         )
     chip = CHIPS[kind]
     chips = math.prod(int(side) for side in shape.split("x"))
@@ -92,8 +98,8 @@ def topology_devices(topology: Topology) -> list[jax.Device]:
     """Devices to compile for; those of a TPU cannot run anything.
 
     Raises:
-      InputError: the TPU's compiler is not installed or knows no such slice; the host has fewer
-        devices.
+      InputError: they are GPUs; the TPU's compiler is not installed or knows no such slice; the
+        host has fewer devices.
     """
     if topology.chip is None:
         devices = jax.devices(_HOST)
@@ -103,6 +109,11 @@ def topology_devices(topology: Topology) -> list[jax.Device]:
                 f"{topology.devices}: set JAX_NUM_CPU_DEVICES={topology.devices}"
             )
         return devices[: topology.devices]
+    if topology.chip.name in _GPUS:
+        raise InputError(
+            f"topology {topology.name}: GPUs are compiled for only where they are; expected "
+            "--no-compile, which counts what is held and computed"
+        )
     library = importlib.util.find_spec("libtpu")
     if (library is None or library.origin is None) and "TPU_LIBRARY_PATH" not in os.environ:
         raise InputError(

@@ -100,7 +100,7 @@ def test_a_plan_counts_what_a_run_holds(tmp_path):
     size = size_of(params)
     plan = plan_step(model, get_method("grad_diff")(), (rows, rows), 10)
     assert plan.trained == plan.parameters == size // 4
-    assert plan.memory["trained parameters"] == plan.memory["model as it was"] == size
+    assert plan.memory["trained parameters"] == size and "model as it was" not in plan.memory
     # Adam's two moments, and some scalars.
     assert 2 * size < plan.memory["state of optimisers"] < 2 * size + 200
     assert plan.memory["batches"] == 2 * (4 * 32 * 5)

@@ -21,6 +21,8 @@ from ofmu_jax.scale.topologies import SLICES, compile_only, read_topology, topol
         ("v4:2x2x1", "v4", 4),
         ("v6e:16x16", "v6e", 256),
         ("tpu7x:2x2x1", "tpu7x", 8),
+        ("h100:1", "h100", 1),
+        ("h200:8", "h200", 8),
     ],
 )
 def test_a_name_is_a_chip_and_a_number_of_devices(name, chip, devices):
@@ -40,7 +42,10 @@ def test_a_name_is_a_chip_and_a_number_of_devices(name, chip, devices):
         "v5e:4x-4",
         "v5litepod-16",
         "V5E:4x4",
-        "h100:8",
+        "h100:0",
+        "h200:16",
+        "h100:2x4",
+        "a100:8",
         "cpu",
         "cpu:0",
         "cpu:8x8",
@@ -54,6 +59,7 @@ def test_an_unknown_name_is_refused_with_those_that_are_known(name):
     assert f"topology {name!r} is unknown" in line and "\n" not in line
     for known in ("v4:2x2x1", "v5e:1x1", "v5p:2x2x1", "v6e:1x1", "tpu7x:2x2x1", "16x16", "cpu:N"):
         assert known in line
+    assert "h100:N, h200:N, N of 1 to 8 GPUs" in line
 
 
 @pytest.mark.parametrize("kind", SLICES)
@@ -68,6 +74,11 @@ def test_larger_slices_are_of_the_same_kind_smallest_first():
     assert names == ["v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16"]
     assert read_topology("v5e:3x3").larger()[0].name == "v5e:4x4"
     assert read_topology("v6e:16x16").larger() == read_topology("cpu:8").larger() == []
+
+
+def test_gpus_are_planned_on_paper():
+    with pytest.raises(InputError, match="h200:8: GPUs are compiled for only where.*--no-compile"):
+        topology_devices(read_topology("h200:8"))
 
 
 def test_the_host_s_devices_are_enough_or_it_is_said_how_to_have_them():
