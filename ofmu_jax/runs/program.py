@@ -92,7 +92,7 @@ def step_program(
         state, model = _lying(state, where.state), _lying(model, where.model)
         batches = (_rows_lying(batches[0], mesh), _rows_lying(batches[1], mesh))
         if isinstance(mesh, Mesh):
-            shardings = where.state.params
+            shardings = where.model
     step = unlearning_step(
         method,
         Network(config),

@@ -105,13 +105,18 @@ def unlearning_step(
       microbatches: in how many parts the losses of a batch are taken, one after another; a divisor
         of its rows. Means over rows or tokens stay those of the whole batch; what the matching
         loss sorts is one part.
-      shardings: how what is trained lies on a mesh, a tree like it; so lie its gradients then, too.
+      shardings: how the model's parameters lie on a mesh, a tree like them; so lie gradients by them
+        then, too, those that adapters' are taken from among them.
 
     Returns:
       The step; its metrics are scalars, the method's diagnostics, the counts of skipped steps, and
       what else of its state the method shows.
     """
     forget_loss, retain_loss = method.losses(apply_fn)
+
+    def parameters(p: Any, frozen: Any) -> Any:
+        whole = full(p, frozen)
+        return whole if shardings is None else jax.lax.with_sharding_constraint(whole, shardings)
 
     def with_reference(batch: Any, original: Any) -> Any:
         if method.needs_reference_logits:
@@ -126,19 +131,14 @@ def unlearning_step(
     ) -> Callable[[Any], jax.Array]:
         """The loss of what is trained alone."""
         # The reference is taken once per step, however often the update rule evaluates the loss.
-        whole: Callable[[Any], jax.Array]
         if microbatches == 1:
             referenced = with_reference(batch, original)
-            whole = lambda p: loss(full(p, frozen), referenced)  # noqa: E731
-        else:
-            parts = _split(batch, microbatches)
-            parts = jax.lax.map(lambda part: with_reference(part, original), parts)
-            whole = accumulated(
-                lambda p, part: loss(full(p, frozen), part), parts, jax.vmap(count)(parts)
-            )
-        if shardings is None:
-            return whole
-        return lambda p: whole(jax.lax.with_sharding_constraint(p, shardings))
+            return lambda p: loss(parameters(p, frozen), referenced)
+        parts = _split(batch, microbatches)
+        parts = jax.lax.map(lambda part: with_reference(part, original), parts)
+        return accumulated(
+            lambda p, part: loss(parameters(p, frozen), part), parts, jax.vmap(count)(parts)
+        )
 
     def step(
         state: TrainState, frozen: Any, original: Any, forget_batch: Any, retain_batch: Any

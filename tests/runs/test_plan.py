@@ -100,6 +100,19 @@ def test_the_layers_are_never_gathered_at_once(compiled):
     assert traffic.kinds["all-gather"].number > 7 * setting.model.num_hidden_layers
 
 
+@pytest.mark.parametrize("rank", [None, 2])
+def test_no_device_has_a_whole_stack_of_layers(model, rank):
+    setting = read_setting(config(model, lora=LoraConfig(lora_rank=rank)))
+    mesh, lora = make_mesh(MeshShape(fsdp=-1)), None if rank is None else Lora(rank)
+    program = step_program(
+        setting.model, setting.config.method, setting.batches, 100, lora, mesh=mesh
+    )
+    with use_mesh(mesh):
+        step = jax.jit(program.function, donate_argnums=0)
+        text = program_text(step.lower(*program.arguments).compile())
+    assert "f32[5,8,128]" in text and "f32[5,64,128]" not in text and "f32[5,128,64]" not in text
+
+
 def test_the_devices_of_a_host_have_no_rates_and_no_bound(compiled):
     setting, found = compiled
     assert setting.topology.chip is None and found.fits is found.memory is None
