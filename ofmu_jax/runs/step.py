@@ -105,8 +105,8 @@ def unlearning_step(
       microbatches: in how many parts the losses of a batch are taken, one after another; a divisor
         of its rows. Means over rows or tokens stay those of the whole batch; what the matching
         loss sorts is one part.
-      shardings: how the model's parameters lie on a mesh, a tree like them; so lie gradients by them
-        then, too, those that adapters' are taken from among them.
+      shardings: how the model's parameters lie on a mesh, a tree like them; so lie gradients by
+        them then, too, also those that gradients by adapters are taken from.
 
     Returns:
       The step; its metrics are scalars, the method's diagnostics, the counts of skipped steps, and
