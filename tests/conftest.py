@@ -18,6 +18,15 @@ settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True
 settings.load_profile("ci")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--moments",
+        type=int,
+        default=2,
+        help="moments at which tests/resilience/test_kill.py kills each command",
+    )
+
+
 @pytest.fixture
 def x64():
     """Runs a test in float64."""

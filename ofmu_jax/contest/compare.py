@@ -27,6 +27,8 @@ from ofmu_jax.runs.folder import RESULTS, open_folder, write_json
 
 RUNS, CONTEST = "runs.jsonl", "contest.json"
 SEARCH, FINAL, REFERENCE = "search", "final", "reference"
+# Of every record; others belong to some stages only, or to the settings of the fingerprint.
+_FIELDS = {"stage": str, "method": str, "seed": int}
 
 AnyArena: TypeAlias = Arena | ImageArena
 _ARENAS: dict[str, Callable[..., AnyArena]] = {LANGUAGE.name: Arena, VISION.name: ImageArena}
@@ -53,7 +55,7 @@ def compare(config: CompareConfig) -> pathlib.Path:
     for entry in map(contest.entries.__getitem__, labels):
         for point in corners(entry.space):
             arenas(0).check(entry.at(point))
-    ledger = Ledger(folder / RUNS)
+    ledger = Ledger(folder / RUNS, _FIELDS)
     for label in labels:
         _run_entry(contest, contest.entries[label], ledger, arenas)
         # No other method has use for them, and a process can hold so many only.
@@ -188,7 +190,7 @@ def _of(contest: Contest, ledger: Ledger, label: str) -> list[dict[str, Any]]:
         for r in ledger.read()
         if r["stage"] != REFERENCE
         and r["method"] == label
-        and r["fingerprint"] == fingerprint
+        and r.get("fingerprint") == fingerprint
         and r["trial"] < rules.trials
         and r["point"] == points[r["trial"]]
         and (r["stage"] == SEARCH or r["seed"] <= rules.seeds)

@@ -4,9 +4,10 @@ import fcntl
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-from ofmu_jax.runs.folder import strict_json
+from ofmu_jax.runs.folder import read_json_lines, strict_json
 
 
 class Ledger:
@@ -14,17 +15,19 @@ class Ledger:
 
     Attributes:
       path: the file.
+      fields: what every record has, and of what type.
     """
 
-    def __init__(self, path: pathlib.Path) -> None:
-        self.path = path
+    def __init__(self, path: pathlib.Path, fields: Mapping[str, type] | None = None) -> None:
+        self.path, self.fields = path, fields or {}
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole records; a last line that a kill cut off is left out."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]
-        return [json.loads(line) for line in lines]
+        """All whole records; a last line that a kill cut off is left out.
+
+        Raises:
+          InputError: a line is no record.
+        """
+        return read_json_lines(self.path, self.fields) if self.path.exists() else []
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Adds records, on the disk when this returns."""

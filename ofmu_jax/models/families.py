@@ -21,6 +21,8 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
+# Tables by layer are made before the tensors are looked at.
+_MAX_LAYERS = 10_000
 _SHAPE = (
     "vocab_size",
     "hidden_size",
@@ -239,9 +241,14 @@ def decoder_config(values: Mapping[str, Any], source: str, **numerics: Any) -> D
     shape: dict[str, Any] = {name: fields.integer(name) for name in _SHAPE[:5]}
     shape["max_position_embeddings"] = fields.integer("max_position_embeddings", family.positions)
     shape["initializer_range"] = fields.get("initializer_range", 0.02)
+    if shape["num_hidden_layers"] > _MAX_LAYERS:
+        raise InputError(
+            f"{source}: num_hidden_layers is {shape['num_hidden_layers']}; expected at most "
+            f"{_MAX_LAYERS}"
+        )
     heads = fields.get("num_key_value_heads", family.heads)
     rope = rope_fields(fields)
-    config = DecoderConfig(
+    given = dict(
         **shape,
         num_key_value_heads=shape["num_attention_heads"] if heads is None else heads,
         tie_word_embeddings=fields.get("tie_word_embeddings", family.tied),
@@ -250,6 +257,10 @@ def decoder_config(values: Mapping[str, Any], source: str, **numerics: Any) -> D
         **family.configure(fields),
         **numerics,
     )
+    try:
+        config = DecoderConfig(**given)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     if rope.get("partial_rotary_factor") not in (None, 1):
         fields.values.setdefault("partial_rotary_factor", rope["partial_rotary_factor"])
     fields.refuse_the_rest()

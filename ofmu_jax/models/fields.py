@@ -1,6 +1,7 @@
 """The fields of a `config.json`: which were understood, and what those on rope mean."""
 
 import math
+import reprlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -48,6 +49,7 @@ _HARMLESS = frozenset(
     ]
 )
 _DROPOUTS = ("attention_dropout", "attn_pdrop", "embd_pdrop", "hidden_dropout", "resid_pdrop")
+_LARGEST = 2**31 - 1
 _UNSET = object()
 
 
@@ -69,8 +71,19 @@ class Fields:
     def integer(self, name: str, default: Any = _UNSET) -> int:
         """The value of a field that others are computed from."""
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{self.source}: {name} is {value!r}; expected an integer")
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _LARGEST:
+            raise InputError(
+                f"{self.source}: {name} is {reprlib.repr(value)}; expected an integer of 32 bits"
+            )
+        return value
+
+    def number(self, name: str, default: Any = _UNSET) -> float | None:
+        """The value of a field that others are computed from; None if it is null."""
+        value = self.get(name, default)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(
+                f"{self.source}: {name} is {reprlib.repr(value)}; expected a number or null"
+            )
         return value
 
     def require(self, name: str, *allowed: Any) -> None:
@@ -153,7 +166,12 @@ def rope_scaling(
         )
     elif kind == "longrope":
         original = inner.integer("original_max_position_embeddings", outer)
-        factor = inner.get("factor", None) or positions / original
+        if original < 2:
+            raise InputError(
+                f"{inner.source}: original_max_position_embeddings is {original}; expected at "
+                "least 2"
+            )
+        factor = inner.number("factor", None) or positions / original
         attention = inner.get("attention_factor", None)
         if attention is None:
             growth = math.log(factor) / math.log(original)

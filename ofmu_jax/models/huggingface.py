@@ -240,7 +240,7 @@ def write_checkpoint(
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object")

@@ -242,7 +242,7 @@ def read_adapter(
     try:
         values = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(path / ADAPTER)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise InputError(f"adapter {path} cannot be read: {error}") from error
     if not isinstance(values, dict) or values.get("peft_type") != "LORA":
         raise InputError(f"adapter {path}: {ADAPTER_CONFIG} has no peft_type 'LORA'")

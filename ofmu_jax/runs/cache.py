@@ -15,7 +15,15 @@ def cache_folder(given: str | None = None) -> pathlib.Path:
 
 
 def keep_programs(cache: pathlib.Path) -> None:
-    """Keeps compiled programs for the next process, which then need not compile them."""
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    # An evaluation has many that take less than the second from which on they are kept by default.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    """Keeps compiled programs for the next process, which then need not compile them.
+
+    Processes may share the folder; of one run the first alone writes to it. JAX's own variable for
+    it, `JAX_COMPILATION_CACHE_DIR`, comes first.
+
+    Args:
+      cache: as from `cache_folder`.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    # All of them: a run has hundreds that take less than the second from which on JAX keeps one.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

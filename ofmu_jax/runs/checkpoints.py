@@ -14,12 +14,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.runs.folder import CHECKPOINTS, CONFIG, config_differences, storing
+from ofmu_jax.scale import everywhere
 
 _WIDTHS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
@@ -138,7 +138,7 @@ class Checkpoints:
             raise
         except Exception as error:  # of whatever kind damage leads to
             problem = _words_of(error)
-        if not _all_processes(problem is None):
+        if not everywhere(problem is None):
             return None, problem or "another process could not read it"
         before = known.get("checksums", {})
         for name, value in _checksums(restored).items():
@@ -241,13 +241,6 @@ def _alone() -> ocp.Context:
     context.multiprocessing.primary_host = jax.process_index()
     context.multiprocessing.active_processes = {jax.process_index()}
     return context
-
-
-def _all_processes(fine: bool) -> bool:
-    """Whether something is so in every process."""
-    if jax.process_count() == 1:
-        return fine
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
 
 
 def _words_of(error: BaseException) -> str:

@@ -5,6 +5,7 @@ Nothing here touches data or models.
 """
 
 import dataclasses
+import importlib.util
 from typing import Generic, Literal, TypeVar
 
 import tyro
@@ -146,6 +147,21 @@ class LoopConfig:
             raise InputError(f"epochs must be a number > 0, got {self.epochs}")
 
 
+@dataclasses.dataclass(frozen=True)
+class WatchConfig:
+    """What a run shows of itself on the way; it changes no result."""
+
+    profile: bool = False
+    """Write a profiler's trace of three steps to the run folder's profile/."""
+    tensorboard: bool = False
+    """Write the metrics also as TensorBoard's events, to the run folder's tensorboard/."""
+
+    def __post_init__(self) -> None:
+        if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            raise InputError("tensorboard needs tensorboardX: pip install 'ofmu-jax[tensorboard]'")
+
+
+NOTHING = WatchConfig()
 ONE_DEVICE, ALL_DEVICES = MeshShape(), MeshShape(data=-1)
 
 
@@ -185,6 +201,7 @@ class TrainConfig:
     """Decay of AdamW's second moment."""
     accumulate: int = 1
     """Batches whose gradients are averaged before each update."""
+    watch: tyro.conf.OmitArgPrefixes[WatchConfig] = NOTHING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +225,7 @@ class UnlearnConfig(Generic[M]):
     dry_run: bool = False
     """Say what the run would take, from the model's config.json alone, take one step of a small
     stand-in of it, and write nothing."""
+    watch: tyro.conf.OmitArgPrefixes[WatchConfig] = NOTHING
 
     def __post_init__(self) -> None:
         rows = self.loop.batch_size
@@ -281,6 +299,7 @@ __all__ = [
     "OutputConfig",
     "TrainConfig",
     "UnlearnConfig",
+    "WatchConfig",
     "from_dict",
     "read_mapping",
     "to_dict",

@@ -1,11 +1,13 @@
 """How configs are read from and written to files: YAML or JSON with the names of their fields."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.metadata
 import json
 import pathlib
 import platform
+import reprlib
 import types
 import typing
 from typing import Any, Literal, TypeVar, cast
@@ -19,6 +21,10 @@ from ofmu_jax.methods.vision import ImageMethod, get_image_method
 from ofmu_jax.version import __version__
 
 T = TypeVar("T")
+
+_MAX_BYTES = 1 << 18
+# Of a name that is compared with those of fields.
+_MAX_NAME = 100
 
 # The base classes whose subclasses a config names.
 _LOOKUPS: dict[Any, Any] = {Method: get_method, ImageMethod: get_image_method}
@@ -49,18 +55,23 @@ def from_dict(cls: type[T], values: Any, source: str) -> T:
       InputError: for a name that is no field, or a value of another type.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{source}: expected a mapping for {cls.__name__}, got {values!r}")
+        raise InputError(
+            f"{source}: expected a mapping for {cls.__name__}, got {reprlib.repr(values)}"
+        )
     values = dict(values)
     if cls in _LOOKUPS:
-        cls = _LOOKUPS[cls](values.pop("name", Ofmu.name))
+        name = values.pop("name", Ofmu.name)
+        if not isinstance(name, str):
+            raise InputError(f"{source}: expected the name of a method, got {reprlib.repr(name)}")
+        cls = _LOOKUPS[cls](name)
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
-            close = difflib.get_close_matches(str(name), fields, n=1)
+            close = difflib.get_close_matches(str(name)[:_MAX_NAME], fields, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InputError(f"{source}: {cls.__name__} has no field {name!r}{hint}")
+            raise InputError(f"{source}: {cls.__name__} has no field {reprlib.repr(name)}{hint}")
         hint_type = _concrete(hints[name])
         if dataclasses.is_dataclass(hint_type):
             given[name] = from_dict(cast(type, hint_type), value, source)
@@ -98,8 +109,9 @@ def _checked(value: Any, expected: Any, where: str) -> Any:
             if value in typing.get_args(option):
                 return value
         elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        elif type(value) is option:
+            with contextlib.suppress(OverflowError):
+                return float(value)
+        elif type(value) is option and _is_writable(value):
             return value
     names = " or ".join(
         str(typing.get_args(o))
@@ -107,20 +119,32 @@ def _checked(value: Any, expected: Any, where: str) -> Any:
         else getattr(o, "__name__", str(o))
         for o in options
     )
-    raise InputError(f"{where}: expected {names}, got {value!r}")
+    raise InputError(f"{where}: expected {names}, got {reprlib.repr(value)}")
+
+
+def _is_writable(value: Any) -> bool:
+    """Whether a value can be written as UTF-8: JSON and YAML can state halves of characters."""
+    return not isinstance(value, str) or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def read_mapping(path: str | pathlib.Path) -> dict[str, Any]:
     """A YAML or JSON file that holds a mapping.
 
     Raises:
-      InputError: if it cannot be read or is something else.
+      InputError: if it cannot be read, is something else or longer than a config can be.
     """
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-        values = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        with open(path, "rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # a name with a null character is a ValueError
         raise InputError(f"config {path}: {' '.join(str(error).split())}") from error
+    if len(content) > _MAX_BYTES:
+        raise InputError(f"config {path}: longer than {_MAX_BYTES} bytes; expected a config")
+    try:
+        text = content.decode("utf-8")
+        values = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
+    except Exception as error:  # PyYAML lets through whatever a tag's value leads to
+        raise InputError(f"config {path}: {' '.join(str(error).split())[:300]}") from error
     if not isinstance(values, dict):
         raise InputError(f"config {path}: expected a mapping, got {type(values).__name__}")
     return values

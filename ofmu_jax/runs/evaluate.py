@@ -164,7 +164,7 @@ def read_results(path: str | pathlib.Path) -> dict[str, Any]:
     """
     try:
         results = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"evaluation {path}: {error}") from error
     entries = results.values() if isinstance(results, dict) else ()
     if not any(isinstance(entry, dict) and "agg_value" in entry for entry in entries):

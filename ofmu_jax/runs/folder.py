@@ -9,18 +9,21 @@ results.json     figures of the whole run
 """
 
 import contextlib
+import fcntl
 import io
 import json
 import math
+import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ofmu_jax.atomic import write_atomic
 from ofmu_jax.errors import InputError
 from ofmu_jax.runs.config import OutputConfig, to_dict, versions
-from ofmu_jax.scale import is_first, wait_for_all
+from ofmu_jax.scale import everywhere, is_first, wait_for_all
 
 CONFIG, METRICS, CHECKPOINTS, MODEL, RESULTS = (
     "config.json",
@@ -31,6 +34,8 @@ CONFIG, METRICS, CHECKPOINTS, MODEL, RESULTS = (
 )
 # What may change when a run goes on: the devices, and which checkpoints are kept.
 _FREE = ("mesh", "loop.keep", "loop.keep_best")
+# Others lock a folder for a moment while they prepare it.
+_PATIENCE_SECONDS = 1.0
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -42,12 +47,17 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_figure(path: pathlib.Path, figure: Any) -> None:
     """Writes a matplotlib figure as PNG, whole or not at all, and lets go of it."""
+    write_atomic(path, png(figure))
+
+
+def png(figure: Any) -> bytes:
+    """A matplotlib figure as PNG; lets go of it."""
     import matplotlib.pyplot as plt
 
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
     plt.close(figure)
-    write_atomic(path, content.getvalue())
+    return content.getvalue()
 
 
 def strict_json(value: Any) -> Any:
@@ -84,14 +94,19 @@ def check_folder(output: OutputConfig, config: Any, same: bool = True) -> None:
 
     Raises:
       InputError: if the folder is not empty and neither flag is given; if --overwrite or --resume
-        is given and it holds something that is no run, or a run with another config.
+        is given and it holds something that is no run, or a run with another config; if it may not
+        be written to.
     """
     folder = pathlib.Path(output.out)
     if output.resume and output.overwrite:
         raise InputError("--resume and --overwrite exclude each other")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output folder {folder} is a file")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"output folder {folder}: {there} may not be written to")
+    # A kill may have left the first file of a run half written, under another name.
+    if not folder.is_dir() or all(p.name.startswith(f".{CONFIG}.") for p in folder.iterdir()):
         return
     if not (output.resume or output.overwrite):
         raise InputError(
@@ -105,28 +120,87 @@ def check_folder(output: OutputConfig, config: Any, same: bool = True) -> None:
 
 
 def open_folder(output: OutputConfig, config: Any, same: bool = True) -> pathlib.Path:
-    """Prepares the run folder, with the config in it, after `check_folder`.
+    """Prepares the run folder as `open_run` does, for what other processes may write to as well."""
+    with open_run(output, config, same) as folder:
+        return folder
 
-    Of several processes, which share it, the first does when all have checked.
+
+@contextlib.contextmanager
+def open_run(output: OutputConfig, config: Any, same: bool = True) -> Iterator[pathlib.Path]:
+    """Prepares the run folder, with the config in it; within it, it is this run's alone.
+
+    Of several processes of a run, which share it, the first does when all have checked.
+
+    Args:
+      output: as `check_folder` takes it, as the rest.
+      config: the run's config.
+      same: whether only a run with the same config may go on.
+
+    Yields:
+      The folder.
+
+    Raises:
+      InputError: as `check_folder` does; another run works in the folder.
     """
     check_folder(output, config, same)
     folder = pathlib.Path(output.out)
-    if output.resume and same and (folder / CONFIG).is_file():
-        return folder
     wait_for_all(f"{folder} is checked")
-    if is_first():
-        if output.overwrite and folder.is_dir():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG, {"config": stated(config), "versions": versions()})
-    wait_for_all(f"{folder} is open")
-    return folder
+    with contextlib.ExitStack() as stack:
+        problem: Exception | None = None
+        if is_first():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_alone(folder))
+                check_folder(output, config, same)  # others may have come first
+            except (InputError, OSError) as error:
+                problem = error
+        if not everywhere(problem is None):
+            raise problem or InputError(f"output folder {folder}: the first process may not use it")
+        if is_first() and not (output.resume and same and (folder / CONFIG).is_file()):
+            if output.overwrite:
+                _empty(folder)
+            write_json(folder / CONFIG, {"config": stated(config), "versions": versions()})
+        wait_for_all(f"{folder} is open")
+        yield folder
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """Within it, others who ask for the same are refused; the end of a process ends it too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        began = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() - began > _PATIENCE_SECONDS:
+                    raise InputError(
+                        f"output folder {folder} is in use by another run: wait for its end, or "
+                        "give another folder"
+                    ) from error
+                time.sleep(0.05)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _empty(folder: pathlib.Path) -> None:
+    """Removes what a folder holds, but not the folder, which is locked."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def stated(config: Any) -> dict[str, Any]:
     """The config without what does not belong to the run's identity."""
     values = to_dict(config)
-    for name in ("output", "dry_run"):
+    for name in ("output", "dry_run", "watch"):
         values.pop(name, None)
     return values
 
@@ -134,7 +208,7 @@ def stated(config: Any) -> dict[str, Any]:
 def _check_same(path: pathlib.Path, stated: dict[str, Any]) -> None:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     for name, old, new in config_differences(before, json.loads(json.dumps(stated))):
         raise InputError(
@@ -177,11 +251,38 @@ def keep_metrics_before(folder: pathlib.Path, step: int) -> None:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a last line that was cut off is left out."""
+    """The records of `metrics.jsonl`; a last line that was cut off is left out.
+
+    Raises:
+      InputError: a line is no record of a step.
+    """
+    return read_json_lines(folder / METRICS, {"step": int})
+
+
+def read_json_lines(path: pathlib.Path, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    """The objects of a file to which lines are appended; a last line that was cut off is left out.
+
+    Args:
+      path: the file.
+      fields: what every object has, and of what type.
+
+    Raises:
+      InputError: a line is something else.
+    """
     records = []
-    with (folder / METRICS).open(encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n"):
+    # In bytes, as what cut off a line may have cut a character.
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
                 break
-            records.append(json.loads(line))
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(record, dict) or not all(
+                isinstance(record.get(name), kind) for name, kind in fields.items()
+            ):
+                expected = ", ".join(f"{name} ({kind.__name__})" for name, kind in fields.items())
+                raise InputError(f"{path}, line {number}: expected an object with {expected}")
+            records.append(record)
     return records

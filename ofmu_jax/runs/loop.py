@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.runs.checkpoints import Checkpoints
-from ofmu_jax.runs.config import LoopConfig
+from ofmu_jax.runs.config import NOTHING, LoopConfig, WatchConfig
 from ofmu_jax.runs.folder import append_metrics, keep_metrics_before
 from ofmu_jax.runs.stopping import Stopped, stop_requests
+from ofmu_jax.runs.watching import Watcher, watching
 
 
 class LoopResult(NamedTuple):
@@ -42,6 +43,7 @@ def run_loop(
     *,
     label: str,
     resume: bool = False,
+    watch: WatchConfig = NOTHING,
 ) -> LoopResult:
     """Takes steps 0..steps-1 and writes metrics and checkpoints.
 
@@ -57,6 +59,7 @@ def run_loop(
       folder: the run folder.
       label: what the progress bar says.
       resume: go on from the last checkpoint in the folder, if there is one.
+      watch: what the first process shows of the steps.
 
     Raises:
       InputError: the step has no metric `loop.keep_best`; there are checkpoints and `resume` is not
@@ -83,9 +86,12 @@ def run_loop(
         last: dict[str, Any] = {}
         programs: dict[Any, Any] = {}
         compile_seconds, began = 0.0, time.perf_counter()
-        with tqdm(
-            total=steps, initial=start, desc=label, unit="step", disable=None if shown else True
-        ) as bar:
+        with (
+            watching(folder, watch if shown else NOTHING, start) as watcher,
+            tqdm(
+                total=steps, initial=start, desc=label, unit="step", disable=None if shown else True
+            ) as bar,
+        ):
             k = start
             while (signal := asked(k)) is None and k < steps:
                 inputs = batch(k)
@@ -98,6 +104,7 @@ def run_loop(
                     if len(programs) == 1:
                         # The remaining time that the bar shows is that of the steps alone.
                         bar.start_t = bar.last_print_t = time.time()
+                watcher.step(k, state)
                 state, metrics = programs[shapes](state, *inputs)
                 pending.append((k, metrics))
                 k += 1
@@ -105,14 +112,14 @@ def run_loop(
                 # A checkpoint's metrics are on the disk before it is: a run that goes on from it
                 # does not make them again.
                 if saving or k % loop.log_every == 0 or k == steps:
-                    last = _note(pending, folder, loop, label)
+                    last = _note(pending, folder, loop, label, watcher)
                     bar.set_postfix_str(_key_figures(last))
                 if saving:
                     checkpoints.save(k, state, last)
                 bar.update()
             if signal is not None:
                 if pending:
-                    last = _note(pending, folder, loop, label)
+                    last = _note(pending, folder, loop, label, watcher)
                 if k > start:
                     checkpoints.save(k, state, last)
                 raise Stopped(signal, k)
@@ -137,7 +144,11 @@ def _check_metric(name: str, step: Any, state: Any, inputs: tuple[Any, ...]) -> 
 
 
 def _note(
-    pending: list[tuple[int, Any]], folder: pathlib.Path, loop: LoopConfig, label: str
+    pending: list[tuple[int, Any]],
+    folder: pathlib.Path,
+    loop: LoopConfig,
+    label: str,
+    watcher: Watcher,
 ) -> dict[str, Any]:
     """Writes the metrics of the steps since the last note, empties them; returns the last ones."""
     records = [
@@ -147,6 +158,7 @@ def _note(
     pending.clear()
     if jax.process_index() == 0:
         append_metrics(folder, records)
+    watcher.note(records)
     for record in records:
         if record["notfinite_count"] >= loop.max_nonfinite:
             losses = ", ".join(f"{k}={v:g}" for k, v in record.items() if "loss" in k)

@@ -14,10 +14,11 @@ from ofmu_jax.errors import InputError
 from ofmu_jax.losses import language
 from ofmu_jax.models import PRESETS, forward, init_params, preset
 from ofmu_jax.runs.agreement import check_same_run
+from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.config import TrainConfig
 from ofmu_jax.runs.datasets import TrainingData, fitted
 from ofmu_jax.runs.finish import finish, total_steps
-from ofmu_jax.runs.folder import open_folder
+from ofmu_jax.runs.folder import open_run
 from ofmu_jax.runs.loop import run_loop
 from ofmu_jax.runs.models import Model, has_model, load_model
 from ofmu_jax.runs.spread import model_shardings, spread
@@ -28,6 +29,7 @@ from ofmu_jax.scale import make_mesh, own_rows, replicated, use_mesh
 def train(config: TrainConfig) -> pathlib.Path:
     """Trains a model as `ofmu train` does; returns the run folder."""
     check(config)
+    keep_programs(cache_folder())
     data = TrainingData(config)
     mesh = make_mesh(config.mesh)
     own = own_rows(mesh, config.loop.batch_size)
@@ -36,9 +38,6 @@ def train(config: TrainConfig) -> pathlib.Path:
     encoded = fitted(data.encode(model.tokenizer, limit), limit)
     target = trainable(model.params, config.lora.lora, config.loop.seed, take=True)
     check_same_run(config, training=encoded)
-    folder = open_folder(config.output, config)
-    if config.output.resume and has_model(folder):
-        return folder
 
     loop = config.loop
     batches = total_steps(loop, len(encoded.tokens))
@@ -47,7 +46,7 @@ def train(config: TrainConfig) -> pathlib.Path:
     loss = functools.partial(language.cross_entropy, functools.partial(forward, model.config))
 
     def constrained(p: Any, frozen: Any) -> Any:
-        return target.full(jax.lax.with_sharding_constraint(p, where.state.params), frozen)
+        return jax.lax.with_sharding_constraint(target.full(p, frozen), where.model)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(where.state, replicated(mesh)))
     def step(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -67,18 +66,22 @@ def train(config: TrainConfig) -> pathlib.Path:
         rows = training_batch(encoded, k, size, loop.seed, config.group_by_length, own)
         return target.frozen, where.place_rows(rows, own, size)
 
-    with use_mesh(mesh):
-        result = run_loop(
-            step,
-            where.new_state(target.params, tx),
-            batch,
-            batches,
-            loop,
-            folder,
-            label=f"train {config.split}",
-            resume=config.output.resume,
-        )
-    finish(folder, model, target, config.lora.lora, result, batches)
+    with open_run(config.output, config) as folder:
+        if config.output.resume and has_model(folder):
+            return folder
+        with use_mesh(mesh):
+            result = run_loop(
+                step,
+                where.new_state(target.params, tx),
+                batch,
+                batches,
+                loop,
+                folder,
+                label=f"train {config.split}",
+                resume=config.output.resume,
+                watch=config.watch,
+            )
+        finish(folder, model, target, config.lora.lora, result, batches)
     return folder
 
 

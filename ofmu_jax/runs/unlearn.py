@@ -15,11 +15,12 @@ from ofmu_jax.methods import Method
 from ofmu_jax.models import Lora, Network, forward
 from ofmu_jax.runs.agreement import check_same_run
 from ofmu_jax.runs.answers import other_answers, with_alternatives
-from ofmu_jax.runs.config import LoopConfig, UnlearnConfig
+from ofmu_jax.runs.cache import cache_folder, keep_programs
+from ofmu_jax.runs.config import NOTHING, LoopConfig, UnlearnConfig, WatchConfig
 from ofmu_jax.runs.datasets import Request, RequestData, encode_request, load_request
 from ofmu_jax.runs.dry_run import dry_run, report
 from ofmu_jax.runs.finish import finish, total_steps
-from ofmu_jax.runs.folder import check_folder, open_folder
+from ofmu_jax.runs.folder import check_folder, open_run
 from ofmu_jax.runs.loop import LoopResult, run_loop
 from ofmu_jax.runs.models import Model, has_model, load_model
 from ofmu_jax.runs.spread import model_shardings, spread
@@ -42,6 +43,7 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
     if config.dry_run:
         print(report(dry_run(config)))
         return pathlib.Path(config.output.out)
+    keep_programs(cache_folder())
     data = load_request(config.data)
     mesh = make_mesh(config.mesh)
     check_rows(mesh, config.loop.batch_size // config.microbatches, "a batch, or microbatch,")
@@ -55,23 +57,24 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
     check_same_run(config, forget=request.forget, retain=request.retain)
     if config.method.needs_unseen:
         unseen_items(data, config.method.name)
-    folder = open_folder(config.output, config)
-    if config.output.resume and has_model(folder):
-        return folder
-    target, result, steps = unlearn_model(
-        model,
-        data,
-        config.method,
-        config.loop,
-        folder,
-        template=config.data.template,
-        resume=config.output.resume,
-        lora=config.lora.lora,
-        mesh=mesh,
-        microbatches=config.microbatches,
-        take=True,
-    )
-    finish(folder, model, target, config.lora.lora, result, steps)
+    with open_run(config.output, config) as folder:
+        if config.output.resume and has_model(folder):
+            return folder
+        target, result, steps = unlearn_model(
+            model,
+            data,
+            config.method,
+            config.loop,
+            folder,
+            template=config.data.template,
+            resume=config.output.resume,
+            lora=config.lora.lora,
+            mesh=mesh,
+            microbatches=config.microbatches,
+            take=True,
+            watch=config.watch,
+        )
+        finish(folder, model, target, config.lora.lora, result, steps)
     return folder
 
 
@@ -88,6 +91,7 @@ def unlearn_model(
     mesh: Mesh | None = None,
     microbatches: int = 1,
     take: bool = False,
+    watch: WatchConfig = NOTHING,
 ) -> tuple[Trainable, LoopResult, int]:
     """Runs a method on a model in memory.
 
@@ -103,6 +107,7 @@ def unlearn_model(
       mesh: the devices to use; the first by default.
       microbatches: in how many parts a batch is taken.
       take: the model's parameters need not be left as they are, which saves a copy of them.
+      watch: what is shown of the steps.
 
     Returns:
       What was trained, with the result of training as its `params`; the loop's result; and its
@@ -125,7 +130,7 @@ def unlearn_model(
             tx,
             target.full,
             microbatches=microbatches,
-            shardings=where.state.params,
+            shardings=where.model,
         )
 
         def batch(k: int) -> tuple[Any, ...]:
@@ -142,6 +147,7 @@ def unlearn_model(
             folder,
             label=f"unlearn {method.name}",
             resume=resume,
+            watch=watch,
         )
     return target._replace(params=result.state.params), result, steps
 

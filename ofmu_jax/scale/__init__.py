@@ -4,7 +4,13 @@ from ofmu_jax.scale.flops import count_flops
 from ofmu_jax.scale.memory import Memory, planned_memory, size_of, size_on_device
 from ofmu_jax.scale.mesh import AXES, MeshShape, make_mesh
 from ofmu_jax.scale.placement import fetch, own_rows, place, place_rows
-from ofmu_jax.scale.processes import check_agreement, is_first, start_processes, wait_for_all
+from ofmu_jax.scale.processes import (
+    check_agreement,
+    everywhere,
+    is_first,
+    start_processes,
+    wait_for_all,
+)
 from ofmu_jax.scale.rules import (
     RULES,
     check_rows,
@@ -23,6 +29,7 @@ __all__ = [
     "check_agreement",
     "check_rows",
     "count_flops",
+    "everywhere",
     "fetch",
     "is_first",
     "make_mesh",

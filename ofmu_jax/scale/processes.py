@@ -75,6 +75,13 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def everywhere(fine: bool) -> bool:
+    """Whether something is so in every process; all of them must ask."""
+    if jax.process_count() == 1:
+        return fine
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
+
+
 def check_agreement(facts: Mapping[str, bytes]) -> None:
     """Checks that every process has the same facts; all of them must call it.
 

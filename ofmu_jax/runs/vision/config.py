@@ -14,7 +14,7 @@ from ofmu_jax.data.vision import (
 )
 from ofmu_jax.errors import InputError
 from ofmu_jax.methods.vision import ImageMethod
-from ofmu_jax.runs.config import LoopConfig, OutputConfig
+from ofmu_jax.runs.config import NOTHING, LoopConfig, OutputConfig, WatchConfig
 
 M = TypeVar("M", bound=ImageMethod)
 
@@ -102,6 +102,7 @@ class ImageTrainConfig:
     """Whether images are mirrored at random; by default, but for those of digits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type."""
+    watch: tyro.conf.OmitArgPrefixes[WatchConfig] = NOTHING
 
     def __post_init__(self) -> None:
         for name, valid, expected in (

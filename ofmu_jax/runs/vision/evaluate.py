@@ -20,6 +20,7 @@ from ofmu_jax.evals.vision import (
     predict,
     unlearning_scores,
 )
+from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.folder import RESULTS, open_folder, write_figure, write_json
 from ofmu_jax.runs.vision.config import ImageEvaluateConfig
 from ofmu_jax.runs.vision.datasets import ImageRequest, load_image_request
@@ -56,6 +57,7 @@ def evaluate_images(config: ImageEvaluateConfig) -> pathlib.Path:
 
     It writes results.json; and, with an original and a retrained model, plots of before and after.
     """
+    keep_programs(cache_folder())
     request = load_image_request(config.data)
     given = {
         "model": config.model,

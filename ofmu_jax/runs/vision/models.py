@@ -61,7 +61,7 @@ def load_image_model(run: str | pathlib.Path) -> ImageModel:
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / _VARIABLES)
-    except (ValueError, OSError, safetensors.SafetensorError) as error:
+    except (ValueError, OSError, RecursionError, safetensors.SafetensorError) as error:
         raise InputError(f"model {run}: {' '.join(str(error).split())}") from error
     classifier = _classifier(values, f"model {folder / CONFIG}")
     tree: dict[str, Any] = flax.traverse_util.unflatten_dict(tensors, sep="/")

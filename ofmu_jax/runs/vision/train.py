@@ -15,8 +15,9 @@ from ofmu_jax.data.vision import ImageSet, save_split
 from ofmu_jax.losses.classification import classification_loss
 from ofmu_jax.methods.vision import Rows
 from ofmu_jax.models.vision import VisionConfig, init_variables
+from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.finish import total_steps
-from ofmu_jax.runs.folder import RESULTS, open_folder, write_json
+from ofmu_jax.runs.folder import RESULTS, open_run, write_json
 from ofmu_jax.runs.loop import run_loop
 from ofmu_jax.runs.vision.classifier import ImageClassifier
 from ofmu_jax.runs.vision.config import ImageTrainConfig
@@ -34,16 +35,10 @@ class _State(NamedTuple):
 
 def train_images(config: ImageTrainConfig) -> pathlib.Path:
     """Trains as `ofmu images train` does; returns the run folder."""
+    keep_programs(cache_folder())
     request = load_image_request(config.data)
     classifier = new_classifier(config, request)
     rows = training_rows(request, config.split)
-    folder = open_folder(config.output, config)
-    if config.output.resume and has_image_model(folder):
-        return folder
-    save_split(
-        request.split, folder / SPLIT, request.data, config.data.request, config.data.split_seed
-    )
-
     loop = config.loop
     steps = total_steps(loop, len(rows.labels))
     tx = optimizer(config, steps)
@@ -73,32 +68,39 @@ def train_images(config: ImageTrainConfig) -> pathlib.Path:
 
     on_device = Rows(*map(jnp.asarray, rows))
     start = init_variables(classifier.config, init_key)
-    result = run_loop(
-        step,
-        _State(start.params, start.statistics, tx.init(start.params)),
-        lambda k: (
-            on_device,
-            epoch_indices(loop.seed, k, len(rows.labels), loop.batch_size),
-            np.int32(k),
-        ),
-        steps,
-        loop,
-        folder,
-        label=f"train {config.split}",
-        resume=config.output.resume,
-    )
-    variables = classifier.variables(result.state.params, result.state.statistics)
-    save_image_model(folder, ImageModel(classifier, variables))
-    write_json(
-        folder / RESULTS,
-        {
-            "steps": steps,
-            "seconds": result.seconds,
-            "compile_seconds": result.compile_seconds,
-            "seconds_are": "of the last process, if the run was resumed",
-            "parameters": sum(x.size for x in jax.tree.leaves(start.params)),
-        },
-    )
+    with open_run(config.output, config) as folder:
+        if config.output.resume and has_image_model(folder):
+            return folder
+        save_split(
+            request.split, folder / SPLIT, request.data, config.data.request, config.data.split_seed
+        )
+        result = run_loop(
+            step,
+            _State(start.params, start.statistics, tx.init(start.params)),
+            lambda k: (
+                on_device,
+                epoch_indices(loop.seed, k, len(rows.labels), loop.batch_size),
+                np.int32(k),
+            ),
+            steps,
+            loop,
+            folder,
+            label=f"train {config.split}",
+            resume=config.output.resume,
+            watch=config.watch,
+        )
+        variables = classifier.variables(result.state.params, result.state.statistics)
+        save_image_model(folder, ImageModel(classifier, variables))
+        write_json(
+            folder / RESULTS,
+            {
+                "steps": steps,
+                "seconds": result.seconds,
+                "compile_seconds": result.compile_seconds,
+                "seconds_are": "of the last process, if the run was resumed",
+                "parameters": sum(x.size for x in jax.tree.leaves(start.params)),
+            },
+        )
     return folder
 
 

@@ -13,6 +13,7 @@ from ofmu_jax.atomic import write_atomic
 from ofmu_jax.data.vision import save_split
 from ofmu_jax.errors import InputError
 from ofmu_jax.methods.vision import ImageMethod, Problem
+from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.folder import (
     METRICS,
     RESULTS,
@@ -54,6 +55,7 @@ def unlearn_images(config: ImageUnlearnConfig) -> pathlib.Path:
     Raises:
       InputError: as loading does; the method diverged.
     """
+    keep_programs(cache_folder())
     request = load_image_request(config.data)
     model = checked_model(config.model, request)
     folder = open_folder(config.output, config)

@@ -1,0 +1,92 @@
+"""What a run shows of itself on the way: a profiler's trace of a few steps, TensorBoard's events.
+
+profile/       the trace, for TensorBoard's profile plugin, XProf and Perfetto
+tensorboard/   the metrics of metrics.jsonl as event files
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from ofmu_jax.runs.config import WatchConfig
+
+PROFILE, TENSORBOARD = "profile", "tensorboard"
+# The first step of a process also pays for what is then kept.
+_SKIPPED, _PROFILED = 1, 3
+
+
+class Watcher(NamedTuple):
+    """What the loop tells of itself.
+
+    Attributes:
+      step: to be called before each step, with its number and the state it starts from.
+      note: to be called with the records that are written to metrics.jsonl.
+    """
+
+    step: Callable[[int, Any], None]
+    note: Callable[[Sequence[Mapping[str, Any]]], None]
+
+
+@contextlib.contextmanager
+def watching(folder: pathlib.Path, config: WatchConfig, start: int) -> Iterator[Watcher]:
+    """Within it, a run from step `start` on is watched as the config says.
+
+    Args:
+      folder: the run folder.
+      config: what is asked for; in a process that is not the first of a run, nothing should be.
+      start: the number of the first step; what TensorBoard has of it and later ones is dropped.
+    """
+    with contextlib.ExitStack() as stack:
+        step = stack.enter_context(_profiler(folder / PROFILE, start)) if config.profile else _none
+        note = (
+            stack.enter_context(_events(folder / TENSORBOARD, start))
+            if config.tensorboard
+            else _none
+        )
+        yield Watcher(step, note)
+
+
+def _none(*_: Any) -> None:
+    """Watches nothing."""
+
+
+@contextlib.contextmanager
+def _profiler(folder: pathlib.Path, start: int) -> Iterator[Callable[[int, Any], None]]:
+    running = False
+
+    def step(k: int, state: Any) -> None:
+        nonlocal running
+        if k in (start + _SKIPPED, start + _SKIPPED + _PROFILED):
+            # Steps are only queued by the loop: those before end here, not in the trace.
+            jax.block_until_ready(state)
+            if running:
+                jax.profiler.stop_trace()
+            else:
+                jax.profiler.start_trace(folder)
+            running = not running
+
+    try:
+        yield step
+    finally:
+        if running:
+            jax.profiler.stop_trace()
+
+
+@contextlib.contextmanager
+def _events(
+    folder: pathlib.Path, start: int
+) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
+    from tensorboardX import SummaryWriter
+
+    def note(records: Sequence[Mapping[str, Any]]) -> None:
+        for record in records:
+            for name, value in record.items():
+                if name != "step":
+                    writer.add_scalar(name, value, record["step"])
+        writer.flush()
+
+    with contextlib.closing(SummaryWriter(str(folder), purge_step=start)) as writer:
+        yield note

@@ -1,0 +1,109 @@
+"""Run folders: one run at a time, nothing begun where nothing can be written."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from ofmu_jax.errors import InputError
+from ofmu_jax.runs.config import OutputConfig, WatchConfig
+from ofmu_jax.runs.folder import CONFIG, check_folder, open_folder, open_run
+
+HOLDS = """
+import sys
+from ofmu_jax.runs.config import OutputConfig, WatchConfig
+from ofmu_jax.runs.folder import open_run
+with open_run(OutputConfig(sys.argv[1]), WatchConfig()):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    out = tmp_path / "run"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout.readline() == "open\n"
+        (out / "metrics.jsonl").write_text("{}")
+        for output in (
+            OutputConfig(str(out), resume=True),
+            OutputConfig(str(out), overwrite=True),
+        ):
+            with (
+                pytest.raises(InputError, match="in use by another run"),
+                open_run(output, WatchConfig()),
+            ):
+                pass
+            assert (out / "metrics.jsonl").read_text() == "{}"
+    finally:
+        other.kill()  # as by kill -9: the lock goes with the process
+        other.communicate()
+    with open_run(OutputConfig(str(out), resume=True), WatchConfig()) as folder:
+        assert (folder / "metrics.jsonl").exists()
+    with open_run(OutputConfig(str(out), overwrite=True), WatchConfig()) as folder:
+        assert [path.name for path in folder.iterdir()] == [CONFIG]
+
+
+def test_the_folder_is_free_after_an_error(tmp_path):
+    out = OutputConfig(str(tmp_path / "run"), resume=True)
+    with pytest.raises(KeyboardInterrupt), open_run(out, WatchConfig()):
+        raise KeyboardInterrupt
+    with open_run(out, WatchConfig()):
+        pass
+
+
+def test_what_shares_a_folder_does_not_keep_others_out(tmp_path):
+    out = OutputConfig(str(tmp_path / "run"), resume=True)
+    open_folder(out, WatchConfig(), same=False)
+    open_folder(out, WatchConfig(), same=False)
+
+
+def test_a_kill_before_the_first_file_leaves_an_empty_run(tmp_path):
+    (tmp_path / f".{CONFIG}.x1y2").write_text('{"con')
+    for flags in ({}, {"resume": True}, {"overwrite": True}):
+        check_folder(OutputConfig(str(tmp_path), **flags), WatchConfig())
+
+
+def test_a_link_in_a_run_is_replaced_but_not_what_it_leads_to(tmp_path):
+    kept = tmp_path / "elsewhere"
+    kept.mkdir()
+    (kept / "data.txt").write_text("other data")
+    out = OutputConfig(str(tmp_path / "run"))
+    (open_folder(out, WatchConfig()) / "link").symlink_to(kept)
+    again = OutputConfig(out.out, overwrite=True)
+    assert [path.name for path in open_folder(again, WatchConfig()).iterdir()] == [CONFIG]
+    assert (kept / "data.txt").read_text() == "other data"
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A folder that may not be written to, by root neither."""
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        folder.chmod(0o555)
+        yield folder
+        folder.chmod(0o755)
+        return
+    options = ["-t", "tmpfs", "-o", "ro,size=64k", "tmpfs"]
+    if subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode:
+        pytest.skip("this machine does not allow mounting a disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX")
+def test_a_read_only_folder_is_refused_before_anything_is_computed(read_only):
+    for out in (read_only, read_only / "new", read_only / "new" / "deeper"):
+        with pytest.raises(InputError, match="may not be written to"):
+            check_folder(OutputConfig(str(out)), WatchConfig())
+    assert list(pathlib.Path(read_only).iterdir()) == []
