@@ -7,10 +7,19 @@ import json
 import pathlib
 import re
 
+from benchmarks.step_cost.tables import (
+    step_costs,
+    step_curves,
+    step_goals,
+    step_memory,
+    step_peers,
+)
+from experiments.requests.tables import deletion_requests, retain_data
 from ofmu_jax.contest.answers import ANSWERS
 from ofmu_jax.contest.cells import interval, mean, number, p_value, percent, size, table
 from ofmu_jax.contest.images import IMAGES
 from ofmu_jax.contest.report import main_table, reference_table, sensitivity_table, settings_table
+from ofmu_jax.runs.attack_report import recovers_most
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -303,6 +312,66 @@ def u_lira() -> str:
     )
 
 
+def robustness() -> str:
+    results = _read("experiments/robustness/results.json")
+    methods, settings = results["methods"], results["attack"]
+    versions = results["versions"]
+    attacks = [name for name in next(iter(methods.values()))["attacks"] if name != "interpolation"]
+
+    def excess(attack: str):
+        def cell(row: dict) -> str:
+            found = row["strongest"].get(attack)
+            if found is None:
+                return "-"
+            low, high = found["recovery"]["excess_interval"]
+            middle = found["recovery"]["excess"]
+            return f"{number(middle, 2)} [{number(low, 2)}, {number(high, 2)}]"
+
+        return cell
+
+    def most(row: dict) -> str:
+        found = recovers_most(row)
+        return "none" if found is None else f"{found[0]} ({found[1]['setting']})"
+
+    def before(model: str):
+        return lambda row: f"{row['before']['probability'][model]:.4f}"
+
+    columns = {
+        "probability before": before("unlearned"),
+        **{attack: excess(attack) for attack in attacks},
+        "recovers most": most,
+    }
+    first = next(iter(methods.values()))
+    held_out = [row for row in first["attacks"]["relearning"] if row["curve"] == "held-out items"]
+
+    def relearnt(setting: str, model: str):
+        def cell(row: dict) -> str:
+            found = next(r for r in row["attacks"]["relearning"] if r["setting"] == setting)
+            return f"{found['after'][model]:.3f}"
+
+        return cell
+
+    curve = {row["setting"]: relearnt(row["setting"], "unlearned") for row in held_out}
+    yardstick = {"retrained": first}
+    return "\n".join(
+        [
+            "`python -m experiments.robustness.run --data-dir TOFU --model CHECKPOINT --out OUT`; "
+            f"jax {versions['jax']}, Python {versions['python']}, one CPU core; the first "
+            f"{settings['items']} items of forget10, one seed. Answer probability before: original "
+            f"{before('original')(first)}, retrained {before('retrained')(first)}.",
+            "",
+            table(columns, methods),
+            "",
+            "Relearning half of the items at a constant rate of "
+            f"{settings['relearn_learning_rate']:g}: answer probability of the other half.",
+            "",
+            table(curve, methods),
+            "",
+            table({k: relearnt(k, "retrained") for k in curve}, yardstick),
+        ]
+    )
+
+
 def plans() -> str:
     rows = _read("experiments/plans/results.json")["rows"]
     known = {"jax": set(), "libtpu": set()}
@@ -368,6 +437,9 @@ PAGES = {
     "docs/models.md": (families, generation, memorised),
     "docs/evaluation.md": (tofu_evaluation, evaluation_speed),
     "docs/full_size.md": (full_size,),
+    "docs/performance.md": (step_goals, step_costs, step_memory, step_curves, step_peers),
+    "docs/robustness.md": (robustness,),
+    "docs/requests.md": (deletion_requests, retain_data),
     "docs/scale.md": (plans,),
     "docs/vision.md": (fashion_random, fashion_class, u_lira),
 }

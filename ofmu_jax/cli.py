@@ -1,7 +1,8 @@
 """The command line: parse, build a config, call `runs`.
 
-Exit status 0 on success, 2 with one line on bad input, 1 with a traceback on a bug, 130 on Ctrl-C,
-143 on SIGTERM between the steps of a run, 75 when another process of the run is lost.
+Exit status 0 on success, 2 with one line on bad input, 1 with a traceback on a bug, and with lines
+where a request misses its thresholds or a record does not hold, 130 on Ctrl-C, 143 on SIGTERM
+between the steps of a run, 75 when another process of the run is lost.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import tyro
 from ofmu_jax.errors import InputError
 from ofmu_jax.methods import METHODS, Ofmu, get_method
 from ofmu_jax.methods.vision import IMAGE_METHODS, get_image_method
+from ofmu_jax.requests.config import ServeConfig
 from ofmu_jax.runs.config import (
     EvaluateConfig,
     ExportConfig,
@@ -56,8 +58,12 @@ commands:
   train       train a small Llama, or fine-tune a checkpoint
   unlearn     make a trained model forget; --method {" | ".join(METHODS)}
   evaluate    forget quality, model utility, memorisation, membership inference, and their parts
+  attack      try to bring forgotten knowledge back; which attack recovers most
   compare     methods with the same number of trials each, then seeds: table, tests, trade-off plot
   forget-quality   two TOFU_EVAL.json, of whichever tool, held against each other
+  serve-requests   deletion requests of a file, one by one or merged, each with a record
+  verify-record    recompute what a deletion record states
+  report      runs side by side on one HTML page: metrics, plots, answers, configs
   export      write a model as a Hugging Face folder
   launch      several processes on this machine: launch --processes N [--devices M] COMMAND ...
   plan        compile a step for TPUs that are not here: memory, traffic, time, what fits
@@ -74,7 +80,10 @@ a run folder, a Hugging Face folder or hf://organisation/name. {", ".join(_SEVER
   ofmu train authors --split retain --out out/retrained
   ofmu unlearn authors --model out/original --method npo --out out/npo
   ofmu evaluate authors --model out/npo --out out/npo_eval
+  ofmu attack authors --model out/npo --retrained out/retrained --original out/original \\
+       --out out/npo_attack
   ofmu forget-quality out/npo_eval/TOFU_EVAL.json out/retrained_eval/TOFU_EVAL.json
+  ofmu report out/npo out/original_eval out/npo_eval --out out/report.html
   ofmu export --model out/npo --out out/npo_hf
   ofmu plan --model llama-2-7b --topology v5e:4x4 --method npo
   ofmu images train digits --out out/digits
@@ -150,8 +159,8 @@ def _run(command: str, arguments: list[str]) -> int:
         values = values.get("config", values)  # a run's config.json holds versions beside it
         default = from_dict(config_type, values, f"config {given}")
     config = _parse(config_type, arguments, default, f"ofmu {command}")
-    function(config)
-    return 0
+    result = function(config)
+    return result if isinstance(result, int) else 0
 
 
 def _launch(arguments: list[str]) -> int:
@@ -175,9 +184,15 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
     """Imported late, so that `ofmu --help` does not wait for plots and statistics."""
     from ofmu_jax.contest.compare import compare
     from ofmu_jax.contest.config import CompareConfig
+    from ofmu_jax.requests.config import VerifyConfig
+    from ofmu_jax.requests.serve import serve_requests
+    from ofmu_jax.requests.verify import verify_record
+    from ofmu_jax.runs.attack import attack
+    from ofmu_jax.runs.attack_config import AttackConfig
     from ofmu_jax.runs.demo import DemoConfig, demo
     from ofmu_jax.runs.evaluate import evaluate
     from ofmu_jax.runs.models import export
+    from ofmu_jax.runs.page import ReportConfig, report
     from ofmu_jax.runs.plan import plan
     from ofmu_jax.runs.quality import compare_results
     from ofmu_jax.runs.train import train
@@ -193,8 +208,12 @@ def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
         "train": (TrainConfig, train),
         "unlearn": (UnlearnConfig, unlearn),
         "evaluate": (EvaluateConfig, evaluate),
+        "attack": (AttackConfig, attack),
         "compare": (CompareConfig, compare),
         "forget-quality": (ForgetQualityConfig, compare_results),
+        "serve-requests": (ServeConfig, serve_requests),
+        "verify-record": (VerifyConfig, verify_record),
+        "report": (ReportConfig, report),
         "export": (ExportConfig, export),
         "plan": (PlanConfig, plan),
         f"demo {_VISION}": (ImageDemoConfig, demo_images),
@@ -224,6 +243,7 @@ def _parse(config_type: Any, arguments: list[str], default: Any, program: str) -
     for kind, lookup in (
         (UnlearnConfig, get_method),
         (PlanConfig, get_method),
+        (ServeConfig, get_method),
         (ImageUnlearnConfig, get_image_method),
     ):
         if config_type is kind:

@@ -46,6 +46,17 @@ def test_module_and_script_are_the_same_program():
     assert shown.stdout.strip() == "0.1.0"
 
 
+def test_help_waits_for_no_library_that_it_does_not_use():
+    code = (
+        "import sys; from ofmu_jax.cli import main; main(['--help']); "
+        "print(sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = ("matplotlib", "orbax", "sklearn", "tensorboardX", "datasets", "torch", "tensorflow")
+    assert "'jax'" in done.stderr
+    assert [name for name in heavy if f"'{name}'" in done.stderr] == []
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

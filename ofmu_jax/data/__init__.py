@@ -21,6 +21,14 @@ from ofmu_jax.data.encoding import (
     encode_text,
 )
 from ofmu_jax.data.files import read_chats, read_items, read_text
+from ofmu_jax.data.hard_sets import (
+    LANGUAGES,
+    Fact,
+    fact_of,
+    hard_questions,
+    multi_hop_questions,
+    translated_questions,
+)
 from ofmu_jax.data.multiple_choice import (
     MMLU_SUBJECTS,
     WMDP_TOPICS,
@@ -65,6 +73,7 @@ __all__ = [
     "DEFAULT_TEMPLATE",
     "EOS",
     "HOLDOUT_OF",
+    "LANGUAGES",
     "MMLU_SUBJECTS",
     "PAD",
     "RETAIN_OF",
@@ -75,6 +84,7 @@ __all__ = [
     "Batch",
     "ChoiceTask",
     "Encoded",
+    "Fact",
     "Message",
     "MultipleChoice",
     "MuseData",
@@ -89,7 +99,9 @@ __all__ = [
     "encode_qa",
     "encode_text",
     "epoch_indices",
+    "fact_of",
     "grouped_indices",
+    "hard_questions",
     "has_records",
     "load_mmlu",
     "load_muse",
@@ -98,6 +110,7 @@ __all__ = [
     "load_wmdp",
     "load_wmdp_corpora",
     "make_authors",
+    "multi_hop_questions",
     "muse_chunks",
     "paired_indices",
     "read_alternatives",
@@ -115,6 +128,7 @@ __all__ = [
     "texts_of",
     "train_tokenizer",
     "training_batch",
+    "translated_questions",
     "value_of",
     "write_tokenizer",
 ]

@@ -1,0 +1,1 @@
+"""Deletion requests: served one after another, each with a record that can be recomputed."""
