@@ -14,12 +14,14 @@ from benchmarks.step_cost.tables import (
     step_memory,
     step_peers,
 )
+from experiments.full_size.tables import full_size
+from experiments.plans.tables import plans
 from experiments.requests.tables import deletion_requests, retain_data
+from experiments.robustness.tables import robustness
 from ofmu_jax.contest.answers import ANSWERS
 from ofmu_jax.contest.cells import interval, mean, number, p_value, percent, size, table
 from ofmu_jax.contest.images import IMAGES
 from ofmu_jax.contest.report import main_table, reference_table, sensitivity_table, settings_table
-from ofmu_jax.runs.attack_report import recovers_most
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -147,32 +149,6 @@ def evaluation_speed() -> str:
         "keeps compiled programs in the user's cache for the next. Largest difference of any "
         f"aggregate between the two: {results['largest_deviation']:.1e}.",
     ]
-    return "\n".join(lines)
-
-
-def full_size() -> str:
-    results = _read("experiments/full_size/results.json")
-    lines = [
-        "GiB on one device, unsharded: parameters in float32, bfloat16 compute, remat of whole "
-        "blocks, rows of 512 tokens; temporaries as XLA plans them for the CPU, which has float32 "
-        "in place of some bfloat16. Held are the parameters that are trained and, where the step "
-        f"looks at it, the model as it was. jax {results['versions']['jax']}; compiled on two "
-        "cores that were shared with others.",
-        "",
-        "| model | method | trained | rows | held | optimisers | temporaries | in all | "
-        "gradients per step | compiled, s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in results["rows"]:
-        memory = {name: size / 2**30 for name, size in row["memory"].items()}
-        held = memory["trained parameters"] + memory.get("model as it was", 0)
-        trained = "all" if row["lora_rank"] is None else f"rank {row['lora_rank']}"
-        lines.append(
-            f"| {row['model']} | {row['method']} | {trained} | {row['batch'][0]} + "
-            f"{row['batch'][0]} | {held:.1f} | {memory['state of optimisers']:.1f} | "
-            f"{memory['temporaries']:.1f} | {sum(memory.values()):.1f} | "
-            f"{row['equivalents']:.1f} | {row['compile_seconds']:.0f} |"
-        )
     return "\n".join(lines)
 
 
@@ -310,125 +286,6 @@ def u_lira() -> str:
             table(columns, results["methods"]),
         ]
     )
-
-
-def robustness() -> str:
-    results = _read("experiments/robustness/results.json")
-    methods, settings = results["methods"], results["attack"]
-    versions = results["versions"]
-    attacks = [name for name in next(iter(methods.values()))["attacks"] if name != "interpolation"]
-
-    def excess(attack: str):
-        def cell(row: dict) -> str:
-            found = row["strongest"].get(attack)
-            if found is None:
-                return "-"
-            low, high = found["recovery"]["excess_interval"]
-            middle = found["recovery"]["excess"]
-            return f"{number(middle, 2)} [{number(low, 2)}, {number(high, 2)}]"
-
-        return cell
-
-    def most(row: dict) -> str:
-        found = recovers_most(row)
-        return "none" if found is None else f"{found[0]} ({found[1]['setting']})"
-
-    def before(model: str):
-        return lambda row: f"{row['before']['probability'][model]:.4f}"
-
-    columns = {
-        "probability before": before("unlearned"),
-        **{attack: excess(attack) for attack in attacks},
-        "recovers most": most,
-    }
-    first = next(iter(methods.values()))
-    held_out = [row for row in first["attacks"]["relearning"] if row["curve"] == "held-out items"]
-
-    def relearnt(setting: str, model: str):
-        def cell(row: dict) -> str:
-            found = next(r for r in row["attacks"]["relearning"] if r["setting"] == setting)
-            return f"{found['after'][model]:.3f}"
-
-        return cell
-
-    curve = {row["setting"]: relearnt(row["setting"], "unlearned") for row in held_out}
-    yardstick = {"retrained": first}
-    return "\n".join(
-        [
-            "`python -m experiments.robustness.run --data-dir TOFU --model CHECKPOINT --out OUT`; "
-            f"jax {versions['jax']}, Python {versions['python']}, one CPU core; the first "
-            f"{settings['items']} items of forget10, one seed. Answer probability before: original "
-            f"{before('original')(first)}, retrained {before('retrained')(first)}.",
-            "",
-            table(columns, methods),
-            "",
-            "Relearning half of the items at a constant rate of "
-            f"{settings['relearn_learning_rate']:g}: answer probability of the other half.",
-            "",
-            table(curve, methods),
-            "",
-            table({k: relearnt(k, "retrained") for k in curve}, yardstick),
-        ]
-    )
-
-
-def plans() -> str:
-    rows = _read("experiments/plans/results.json")["rows"]
-    known = {"jax": set(), "libtpu": set()}
-    lines = [
-        "| model | slice | method | trained | rows | held | temporaries | in all | of | fits | "
-        "gradients per step | sent | s per step at best | bound by | compiled, s |",
-        "|---" * 15 + "|",
-    ]
-    for name, row in rows.items():
-        model, topology, method, trained = name.split(", ")
-        found, compiled = row["plan"], row["plan"]["compiled"]
-        for package, seen in known.items():
-            seen.add(row["versions"].get(package, "none"))
-        temporaries, total, seconds = None, found["least"], None
-        if compiled is not None:
-            memory, total = compiled["memory"], found["total"]
-            temporaries = memory["temporaries"] + memory["results"] + memory["code"]
-            seconds = compiled["seconds"]
-        needed, available = f"{_gib(total)}{'' if compiled else ' at least'}", found["memory"]
-        if found["shortage"] is not None and found["shortage"]["needed"] is not None:
-            needed, available = _gib(found["shortage"]["needed"]), found["shortage"]["available"]
-        best = dict(found["seconds_at_best"])
-        step = best.pop("step")
-        cells = [
-            model,
-            topology,
-            method,
-            "all" if trained == "all parameters" else trained,
-            f"{found['rows']} + {found['rows']} of {row['config']['row_length']}",
-            _gib(sum(found["held"].values())),
-            _gib(temporaries),
-            needed,
-            _gib(available),
-            {True: "yes", False: "no", None: "not compiled"}[found["fits"]],
-            number(found["equivalents"], 1),
-            _gib(found["work"]["sent"]),
-            number(step, 2),
-            max(best, key=best.get),
-            number(seconds, 0),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    versions = "; ".join(f"{package} {', '.join(sorted(v))}" for package, v in known.items())
-    return "\n".join(
-        [
-            "GiB and operations of one device; parameters in float32, bfloat16 compute, remat of "
-            "whole blocks, all devices in `fsdp`. ofmu exact: both Hessian-vector products by "
-            "automatic differentiation; fast: the similarity's by finite differences, the outer "
-            f"one from the inner loop's own steps. {versions}; compiled on one core that was "
-            "shared with others.",
-            "",
-            *lines,
-        ]
-    )
-
-
-def _gib(size: float | None) -> str:
-    return number(None if size is None else size / 2**30, 1)
 
 
 PAGES = {
