@@ -16,6 +16,7 @@ from benchmarks.step_cost.tables import (
 )
 from experiments.full_size.tables import full_size
 from experiments.plans.tables import plans
+from experiments.pocket_authors.cost import quality_per_cost
 from experiments.requests.tables import deletion_requests, retain_data
 from experiments.robustness.tables import robustness
 from ofmu_jax.contest.answers import ANSWERS
@@ -294,7 +295,14 @@ PAGES = {
     "docs/models.md": (families, generation, memorised),
     "docs/evaluation.md": (tofu_evaluation, evaluation_speed),
     "docs/full_size.md": (full_size,),
-    "docs/performance.md": (step_goals, step_costs, step_memory, step_curves, step_peers),
+    "docs/performance.md": (
+        step_goals,
+        step_costs,
+        step_memory,
+        step_curves,
+        step_peers,
+        quality_per_cost,
+    ),
     "docs/robustness.md": (robustness,),
     "docs/requests.md": (deletion_requests, retain_data),
     "docs/scale.md": (plans,),
