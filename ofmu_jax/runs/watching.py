@@ -88,5 +88,8 @@ def _events(
                     writer.add_scalar(name, value, record["step"])
         writer.flush()
 
-    with contextlib.closing(SummaryWriter(str(folder), purge_step=start)) as writer:
+    # Files bear the second they were begun in: one of a run that goes on at once would be the same.
+    suffix = f".{start:09d}"
+    events = SummaryWriter(str(folder), purge_step=start, filename_suffix=suffix)
+    with contextlib.closing(events) as writer:
         yield note

@@ -110,6 +110,7 @@ def test_nothing_that_is_there_is_run_again_and_more_trials_go_on(whole, capsys)
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_is_recorded(tmp_path):
     methods = {
         "npo": {"search": {"learning_rate": {"choices": [1e-5, 1e30]}}},

@@ -36,14 +36,9 @@ def alone(runner, member, folder):
     return target.params, steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "method",
-    [
-        Npo(beta=0.5),
-        pytest.param(OfmuPlus(), marks=pytest.mark.slow),
-        pytest.param(Ofmu(inner_steps=2, forget_loss="npo"), marks=pytest.mark.slow),
-    ],
-    ids=lambda method: method.name,
+    "method", [OfmuPlus(), Ofmu(inner_steps=2, forget_loss="npo")], ids=lambda method: method.name
 )
 def test_members_of_a_program_are_what_they_are_alone(method, runner, tmp_path):
     members = [
@@ -65,6 +60,7 @@ def test_members_of_a_program_are_what_they_are_alone(method, runner, tmp_path):
     assert np.abs(first - second).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_costs_are_counted_per_run(runner):
     outcomes = runner.run([Member(Npo(), 0), Member(Npo(), 1)], frozenset({"learning_rate"}))
     (single,) = runner.run([Member(Npo(), 0)], frozenset({"learning_rate"}))

@@ -65,7 +65,7 @@ def test_training_resumes_bit_for_bit_after_kill(step, whole, tmp_path):
     assert metrics(run) == metrics(whole)
 
 
-@pytest.mark.parametrize("method", ["ofmu", "npo"])
+@pytest.mark.parametrize("method", [pytest.param("ofmu", marks=pytest.mark.slow), "npo"])
 def test_unlearning_resumes_bit_for_bit(method, whole, tmp_path, monkeypatch):
     unlearn = ["unlearn", *DATA, "--model", str(whole), "--method", method]
     unlearn += ["--epochs", "6", "--batch-size", "5", "--checkpoint-every", "4"]

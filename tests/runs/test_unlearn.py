@@ -47,11 +47,11 @@ def test_batches_that_do_not_match_are_refused(forget, retain, message):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("undial", ["--lora-rank", "2"]),
+        ("simnpo", []),
         pytest.param("undial", [], marks=pytest.mark.slow),
-        pytest.param("simnpo", [], marks=pytest.mark.slow),
+        pytest.param("undial", ["--lora-rank", "2"], marks=pytest.mark.slow),
     ],
-    ids=["undial-adapters", "undial", "simnpo"],
+    ids=["simnpo", "undial", "undial-adapters"],
 )
 def test_methods_with_and_without_a_reference_model(tmp_path, name, options):
     folder, out = make_checkpoint(tmp_path / "hf"), tmp_path / "out"
@@ -76,7 +76,7 @@ def test_methods_with_and_without_a_reference_model(tmp_path, name, options):
         assert records[-1]["forget_loss"] > records[0]["forget_loss"]
 
 
-@pytest.mark.parametrize("name", ["idk_dpo", pytest.param("idk_nll", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["idk_nll", pytest.param("idk_dpo", marks=pytest.mark.slow)])
 def test_refusals_become_the_answers(tmp_path, name):
     folder, out = make_checkpoint(tmp_path / "hf"), tmp_path / "out"
     base = [*DATA, "--model", str(folder), "--method", name, "--epochs", "30"]

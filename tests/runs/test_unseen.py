@@ -45,7 +45,7 @@ def test_data_without_a_holdout_set_are_refused(capsys, tmp_path, tofu):
         unseen_quantiles(load_model(folder), data, DEFAULT_TEMPLATE, "matched")
 
 
-@pytest.mark.parametrize("name", ["ofmu_plus", pytest.param("matched", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["matched", pytest.param("ofmu_plus", marks=pytest.mark.slow)])
 def test_forgetting_ends_at_the_loss_of_unseen_answers(name, tmp_path):
     known = tmp_path / "known"
     learning = ["--epochs", "40", "--learning-rate", "1e-2", "--out", str(known)]
