@@ -22,7 +22,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--moments",
         type=int,
-        default=2,
+        default=1,
         help="moments at which tests/resilience/test_kill.py kills each command",
     )
 
