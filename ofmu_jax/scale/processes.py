@@ -11,9 +11,12 @@ from jax.experimental import multihost_utils
 from ofmu_jax.errors import InputError
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "OFMU_NUM_PROCESSES", "OFMU_PROCESS_ID"
-# XLA's library of CPU kernels runs beside the rest of a program, so that two processes may start
-# their collectives in different orders: gloo then aborts or mixes them up (jaxlib 0.10.2, 0.12.0).
-_CPU_IN_ORDER = "--xla_cpu_experimental_ynn_fusion_type="
+# Without these the CPU backend's collectives came in another order in another process, and gloo
+# aborted (jaxlib 0.10.2): kernels of a library run beside the program, and all-reduces are joined
+# into some of several arrays.
+_CPU_IN_ORDER = (
+    "--xla_cpu_experimental_ynn_fusion_type= --xla_disable_hlo_passes=cpu-all-reduce-combiner"
+)
 # A process that says nothing for so long counts as lost, and the others stop.
 _SILENCE_SECONDS = 30
 
