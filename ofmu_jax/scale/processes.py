@@ -11,12 +11,9 @@ from jax.experimental import multihost_utils
 from ofmu_jax.errors import InputError
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "OFMU_NUM_PROCESSES", "OFMU_PROCESS_ID"
-# Without these the CPU backend's collectives came in another order in another process, and gloo
-# aborted (jaxlib 0.10.2): kernels of a library run beside the program, and all-reduces are joined
-# into some of several arrays.
-_CPU_IN_ORDER = (
-    "--xla_cpu_experimental_ynn_fusion_type= --xla_disable_hlo_passes=cpu-all-reduce-combiner"
-)
+# XLA's library of CPU kernels runs beside the rest of a program, and collectives then came in
+# another order in another process, at which gloo aborts (jaxlib 0.10.2). Rarely they still do.
+_CPU_IN_ORDER = "--xla_cpu_experimental_ynn_fusion_type="
 # A process that says nothing for so long counts as lost, and the others stop.
 _SILENCE_SECONDS = 30
 

@@ -161,7 +161,7 @@ def test_a_lost_process_stops_the_others_and_a_resume_goes_on(checkpoint, tmp_pa
     config = json.loads((out / "config.json").read_text())
     config["config"]["loop"]["steps"] = steps = 5 + len(read_metrics(out))
     (out / "config.json").write_text(json.dumps(config))
-    resumed = start(checkpoint, out, 2, *flags, "--steps", str(steps), "--resume")
+    resumed = start(checkpoint, out, 1, *flags, "--steps", str(steps), "--resume")
     output = finished(resumed, 300)
     assert resumed.returncode == 0, output
     assert [r["step"] for r in read_metrics(out)] == list(range(steps))
