@@ -136,9 +136,10 @@ def test_a_request_that_misses_its_thresholds_changes_nothing_that_is_served(
     assert "0003_three is not served: request one has the answer probability" in line
     assert snapshot(out / "requests") == served and os.readlink(out / "serving") == linked
     aside = out / "aside" / "0003_three"
-    verdict = json.loads((aside / "record.json").read_text())["verdict"]
+    record = json.loads((aside / "record.json").read_text())
+    verdict = record["verdict"]
     assert not verdict["passed"] and "max_forget_probability = 0" in verdict["reason"]
-    assert load_model(aside) is not None
+    assert model_sha256(load_model(aside).params) == record["model_after"]["sha256"]
     assert serve_requests(strict) == 1
     assert (out / "aside" / "0003_three.2").is_dir()
     lenient = dataclasses.replace(strict, thresholds=Thresholds(1.0, 0.0))
