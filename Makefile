@@ -14,15 +14,15 @@ test: $(READY)
 test-all: $(READY)
 	$(VENV)/bin/python -m pytest -n 2
 
-# With torch, transformers and peft, which the tests of these files compare with where they are.
+# With torch, transformers, peft and wandb, which the tests of these files use where they are.
 peer: $(READY)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test,peer,hub]'
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test,peer,hub,wandb]'
 	$(VENV)/bin/python -m pytest -n 2 tests/models/test_families.py tests/models/test_huggingface.py \
 		tests/models/test_hub.py tests/models/test_peft.py tests/models/vision/test_peers.py \
 		tests/data/test_chat.py tests/data/test_tokenizer.py tests/data/test_records.py \
 		tests/data/test_multiple_choice.py tests/data/test_muse.py tests/data/test_wmdp_corpora.py \
 		tests/evals/test_generation.py tests/evals/test_transformers_evaluation.py \
-		tests/evals/test_multiple_choice.py tests/runs/test_checkpoints.py
+		tests/evals/test_multiple_choice.py tests/runs/test_checkpoints.py tests/runs/test_watching.py
 
 lint: $(READY)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'

@@ -12,15 +12,17 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import tyro
 
+from ofmu_jax.completion import SHELLS, completion_script, with_the_flags_of_all
 from ofmu_jax.errors import InputError
-from ofmu_jax.methods import METHODS, Ofmu, get_method
-from ofmu_jax.methods.vision import IMAGE_METHODS, get_image_method
+from ofmu_jax.methods import METHODS, Ofmu
+from ofmu_jax.methods.lookup import named
+from ofmu_jax.methods.vision import IMAGE_METHODS
 from ofmu_jax.requests.config import ServeConfig
 from ofmu_jax.runs.config import (
     EvaluateConfig,
@@ -44,9 +46,20 @@ _VISION = "--vision"
 # The exit status when another process of the run is lost, that of a temporary failure (sysexits.h).
 _LOST = 75
 
+# The commands that take a method, with those they know.
+_METHODS_OF: Mapping[Any, Mapping[str, type]] = {
+    UnlearnConfig: METHODS,
+    PlanConfig: METHODS,
+    ServeConfig: METHODS,
+    ImageUnlearnConfig: IMAGE_METHODS,
+}
+
 # Taken before any other flag, as JAX must not have computed anything yet.
 _DISTRIBUTED = "--distributed"
 _SEVERAL_PROCESSES = ("train", "unlearn")
+
+# What goes on, besides results: on stderr, from this level on.
+_LOG_LEVEL, _LEVELS = "--log-level", ("debug", "info", "warning", "error")
 
 _HELP = f"""ofmu {__version__}: machine unlearning in JAX.
 
@@ -69,11 +82,13 @@ commands:
   plan        compile a step for TPUs that are not here: memory, traffic, time, what fits
   images train | unlearn | evaluate   the same for image classifiers;
               --method {" | ".join(IMAGE_METHODS)}
+  completion  what a shell needs to complete all this: completion {" | ".join(SHELLS)}
 
 Every command explains its flags with --help, takes them from --config FILE (YAML or JSON, as in a
 run's config.json) with flags given beside it winning, and writes a run folder to --out. --model is
 a run folder, a Hugging Face folder or hf://organisation/name. {", ".join(_SEVERAL_PROCESSES)}: with
 --mesh.fsdp -1 on all devices, and with {_DISTRIBUTED} on those of all hosts, started on each alike.
+{_LOG_LEVEL} {" | ".join(_LEVELS)}: how much a command says of what it does.
 
   ofmu demo --out out/demo
   ofmu train authors --out out/original
@@ -106,14 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    # orbax logs a failure with its traceback before it raises it; the raised one is enough. So are
-    # the first of several at a time.
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         if arguments[0] == "launch":
             return _launch(arguments[1:])
-        return _run(arguments[0], arguments[1:])
+        level, arguments = _take(arguments, _LOG_LEVEL)
+        with _logged(level or "info"):
+            if arguments[:1] == ["completion"]:
+                return _complete(arguments[1:])
+            return _run(arguments[0], arguments[1:])
     except InputError as error:
         print(f"ofmu: error: {error}", file=sys.stderr)
         return 2
@@ -137,6 +152,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ofmu: interrupted; go on with --resume", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _logged(level: str) -> Iterator[None]:
+    """Within it, what the package logs from `level` on is shown; at debug, its libraries too."""
+    if level not in _LEVELS:
+        raise InputError(f"{_LOG_LEVEL} is {level!r}; expected one of {', '.join(_LEVELS)}")
+    debug = level == "debug"
+    levels: dict[str, Any] = {"ofmu_jax": level.upper()}
+    # orbax, through absl, logs a failure with its traceback before it raises it; the raised one is
+    # enough. So are the first of several at a time.
+    quiet: dict[str, Any] = {"absl": logging.CRITICAL, "asyncio": logging.CRITICAL}
+    told = levels | {"absl": logging.DEBUG, "jax": logging.DEBUG} if debug else levels
+    for name, value in (quiet | told).items():
+        logging.getLogger(name).setLevel(value)
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(name)s: %(message)s" if debug else "%(message)s")
+    )
+    loggers = [logging.getLogger(name) for name in told]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def _run(command: str, arguments: list[str]) -> int:
@@ -178,6 +220,21 @@ def _launch(arguments: list[str]) -> int:
         )
     command = [sys.executable, "-m", "ofmu_jax", *arguments, _DISTRIBUTED]
     return launch(command, numbers["--processes"], numbers["--devices"])
+
+
+def _complete(arguments: list[str]) -> int:
+    """`ofmu completion SHELL`."""
+    if len(arguments) != 1 or arguments[0] not in SHELLS:
+        raise InputError(f"completion: expected one of {', '.join(SHELLS)}")
+    configs = {}
+    config: Any
+    for name, (config, _) in _commands().items():
+        if config in _METHODS_OF:
+            config = config[with_the_flags_of_all(_METHODS_OF[config])]
+        if _VISION not in name:
+            configs[name] = config
+    print(completion_script(arguments[0], configs))
+    return 0
 
 
 def _commands() -> dict[str, tuple[type, Callable[[Any], Any]]]:
@@ -240,19 +297,14 @@ def _take(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
 
 def _parse(config_type: Any, arguments: list[str], default: Any, program: str) -> Any:
     """The config from the flags; a method's own flags are those of the method named."""
-    for kind, lookup in (
-        (UnlearnConfig, get_method),
-        (PlanConfig, get_method),
-        (ServeConfig, get_method),
-        (ImageUnlearnConfig, get_image_method),
-    ):
-        if config_type is kind:
-            name, arguments = _take(arguments, "--method")
-            if name is None:
-                name = Ofmu.name if default is None else default.method.name
-            if default is not None and name != default.method.name:
-                default = dataclasses.replace(default, method=lookup(name)())
-            config_type = kind[lookup(name)]
+    if config_type in _METHODS_OF:
+        name, arguments = _take(arguments, "--method")
+        if name is None:
+            name = Ofmu.name if default is None else default.method.name
+        method = named(name, _METHODS_OF[config_type])
+        if default is not None and name != default.method.name:
+            default = dataclasses.replace(default, method=method())
+        config_type = config_type[method]
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

@@ -39,6 +39,55 @@ def test_help_teaches(capsys):
     assert "--gamma" in shown and "--inner-steps" not in shown
 
 
+def completed(script, line):
+    """What bash offers for the last word of a line."""
+    code = f"""source {script}; COMP_WORDS=({line}); [[ "{line}" == *" " ]] && COMP_WORDS+=("")
+    COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); _tyro_ofmu; echo "${{COMPREPLY[@]}}" """
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    shown = subprocess.run(
+        ["bash", "-c", code], env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    return set(shown.stdout.split())
+
+
+def test_a_shell_completes_commands_flags_and_choices(capsys, tmp_path):
+    scripts = []
+    for shell in ("bash", "zsh", "fish"):
+        assert main(["completion", shell]) == 0
+        scripts.append(capsys.readouterr().out)
+    script = tmp_path / "ofmu"
+    script.write_text(scripts[0])
+    assert completed(script, "ofmu un") == {"unlearn"}
+    assert completed(script, "ofmu images ") >= {"train", "unlearn", "evaluate"}
+    # Flags of several methods, without their groups' names.
+    assert completed(script, "ofmu unlearn --inner-l") == {"--inner-learning-rate"}
+    assert completed(script, "ofmu unlearn --gam") == {"--gamma"}
+    assert completed(script, "ofmu unlearn --method sim") == {"simnpo"}
+    assert completed(script, "ofmu images unlearn --method sal") == {"salun"}
+    assert len(set(scripts)) == 3 and all("salun" in text for text in scripts)
+
+
+def test_completion_names_its_shells(capsys, tmp_path):
+    for arguments in (["csh"], []):
+        line = refused(capsys, tmp_path, "completion", *arguments)
+        assert line == "ofmu: error: completion: expected one of bash, zsh, fish"
+
+
+def test_log_levels(capsys, tmp_path):
+    def said(level=None):
+        out = tmp_path / str(level)
+        flags = ["--log-level", level] if level else []
+        assert main(["train", "authors", *TINY, "--out", str(out), *flags]) == 0
+        return capsys.readouterr().err
+
+    assert "steps in" not in said("warning")
+    told = said("debug")
+    assert "ofmu_jax.runs.loop: train full:" in told and "jax" in told
+    assert "steps in" in said()  # and the former ones leave nothing behind
+    line = refused(capsys, tmp_path, "train", "authors", "--log-level", "loud")
+    assert "--log-level is 'loud'; expected one of debug, info, warning, error" in line
+
+
 def test_module_and_script_are_the_same_program():
     shown = subprocess.run(
         [sys.executable, "-m", "ofmu_jax", "--version"], capture_output=True, text=True, check=True
@@ -52,7 +101,16 @@ def test_help_waits_for_no_library_that_it_does_not_use():
         "print(sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = ("matplotlib", "orbax", "sklearn", "tensorboardX", "datasets", "torch", "tensorflow")
+    heavy = (
+        "matplotlib",
+        "orbax",
+        "sklearn",
+        "tensorboardX",
+        "wandb",
+        "datasets",
+        "torch",
+        "tensorflow",
+    )
     assert "'jax'" in done.stderr
     assert [name for name in heavy if f"'{name}'" in done.stderr] == []
 

@@ -6,9 +6,9 @@ checkpoints/damaged_160   one that could not be read, put aside
 
 import contextlib
 import json
+import logging
 import math
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +21,7 @@ from ofmu_jax.errors import InputError
 from ofmu_jax.runs.folder import CHECKPOINTS, CONFIG, config_differences, storing
 from ofmu_jax.scale import everywhere
 
+_logger = logging.getLogger(__name__)
 _WIDTHS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
@@ -154,10 +155,9 @@ class Checkpoints:
             for damaged, problem in problems.items():
                 path = _unused(self._path / f"damaged_{damaged}")
                 (self._path / str(damaged)).rename(path)
-                print(
+                _logger.warning(
                     f"checkpoint {damaged} of {self._folder} cannot be read ({problem}): it is now "
-                    f"{path.name}, and the run goes on from checkpoint {step}",
-                    file=sys.stderr,
+                    f"{path.name}, and the run goes on from checkpoint {step}"
                 )
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are renamed")

@@ -155,10 +155,17 @@ class WatchConfig:
     """Write a profiler's trace of three steps to the run folder's profile/."""
     tensorboard: bool = False
     """Write the metrics also as TensorBoard's events, to the run folder's tensorboard/."""
+    wandb: bool = False
+    """Send the metrics also to Weights & Biases, whose own variables (WANDB_MODE, WANDB_PROJECT)
+    say where; its local files are in the run folder's wandb/."""
 
     def __post_init__(self) -> None:
-        if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-            raise InputError("tensorboard needs tensorboardX: pip install 'ofmu-jax[tensorboard]'")
+        for asked, extra, module in (
+            (self.tensorboard, "tensorboard", "tensorboardX"),
+            (self.wandb, "wandb", "wandb"),
+        ):
+            if asked and importlib.util.find_spec(module) is None:
+                raise InputError(f"{extra} needs {module}: pip install 'ofmu-jax[{extra}]'")
 
 
 NOTHING = WatchConfig()

@@ -1,9 +1,9 @@
 """The training loop that every run shares: steps, metrics, checkpoints, a progress bar."""
 
 import contextlib
+import logging
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from ofmu_jax.runs.config import NOTHING, LoopConfig, WatchConfig
 from ofmu_jax.runs.folder import append_metrics, keep_metrics_before
 from ofmu_jax.runs.stopping import Stopped, stop_requests
 from ofmu_jax.runs.watching import Watcher, watching
+
+_logger = logging.getLogger(__name__)
 
 
 class LoopResult(NamedTuple):
@@ -126,10 +128,9 @@ def run_loop(
             jax.block_until_ready(state)
         seconds = time.perf_counter() - began - compile_seconds
     if shown:
-        print(
+        _logger.info(
             f"{label}: {steps - start} steps in {seconds:.1f} s, compiled in "
-            f"{compile_seconds:.1f} s",
-            file=sys.stderr,
+            f"{compile_seconds:.1f} s"
         )
     return LoopResult(state, seconds, compile_seconds)
 

@@ -1,21 +1,28 @@
-"""What a run shows of itself on the way: a profiler's trace of a few steps, TensorBoard's events.
+"""What a run shows of itself on the way: a profiler's trace of a few steps, metrics elsewhere.
 
 profile/       the trace, for TensorBoard's profile plugin, XProf and Perfetto
 tensorboard/   the metrics of metrics.jsonl as event files
+wandb/         what Weights & Biases keeps of them here, and the run's id there
 """
 
 import contextlib
+import json
 import pathlib
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from ofmu_jax.atomic import write_atomic
 from ofmu_jax.runs.config import WatchConfig
+from ofmu_jax.runs.folder import CONFIG
 
-PROFILE, TENSORBOARD = "profile", "tensorboard"
+PROFILE, TENSORBOARD, WANDB = "profile", "tensorboard", "wandb"
 # The first step of a process also pays for what is then kept.
 _SKIPPED, _PROFILED = 1, 3
+
+Records = Sequence[Mapping[str, Any]]
 
 
 class Watcher(NamedTuple):
@@ -27,7 +34,7 @@ class Watcher(NamedTuple):
     """
 
     step: Callable[[int, Any], None]
-    note: Callable[[Sequence[Mapping[str, Any]]], None]
+    note: Callable[[Records], None]
 
 
 @contextlib.contextmanager
@@ -41,11 +48,16 @@ def watching(folder: pathlib.Path, config: WatchConfig, start: int) -> Iterator[
     """
     with contextlib.ExitStack() as stack:
         step = stack.enter_context(_profiler(folder / PROFILE, start)) if config.profile else _none
-        note = (
-            stack.enter_context(_events(folder / TENSORBOARD, start))
-            if config.tensorboard
-            else _none
-        )
+        notes = []
+        if config.tensorboard:
+            notes.append(stack.enter_context(_events(folder / TENSORBOARD, start)))
+        if config.wandb:
+            notes.append(stack.enter_context(_wandb(folder)))
+
+        def note(records: Records) -> None:
+            for tell in notes:
+                tell(records)
+
         yield Watcher(step, note)
 
 
@@ -76,12 +88,10 @@ def _profiler(folder: pathlib.Path, start: int) -> Iterator[Callable[[int, Any],
 
 
 @contextlib.contextmanager
-def _events(
-    folder: pathlib.Path, start: int
-) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
+def _events(folder: pathlib.Path, start: int) -> Iterator[Callable[[Records], None]]:
     from tensorboardX import SummaryWriter
 
-    def note(records: Sequence[Mapping[str, Any]]) -> None:
+    def note(records: Records) -> None:
         for record in records:
             for name, value in record.items():
                 if name != "step":
@@ -92,4 +102,29 @@ def _events(
     suffix = f".{start:09d}"
     events = SummaryWriter(str(folder), purge_step=start, filename_suffix=suffix)
     with contextlib.closing(events) as writer:
+        yield note
+
+
+@contextlib.contextmanager
+def _wandb(folder: pathlib.Path) -> Iterator[Callable[[Records], None]]:
+    import wandb
+
+    known = folder / WANDB / "id"
+    if not known.exists():
+        known.parent.mkdir(exist_ok=True)
+        write_atomic(known, uuid.uuid4().hex)
+    # Steps that a run takes again are the same to the bit; those already there are passed over.
+    with wandb.init(
+        id=known.read_text(encoding="utf-8"),
+        resume="allow",
+        dir=folder,
+        name=folder.name,
+        config=json.loads((folder / CONFIG).read_text(encoding="utf-8")),
+    ) as run:
+
+        def note(records: Records) -> None:
+            for record in records:
+                scalars = {name: value for name, value in record.items() if name != "step"}
+                run.log(scalars, step=record["step"])
+
         yield note

@@ -8,7 +8,7 @@ import pytest
 from ofmu_jax.errors import InputError
 from ofmu_jax.runs.config import WatchConfig
 from ofmu_jax.runs.folder import read_metrics
-from tests.runs.tiny_loop import STEPS, batch, run
+from tests.runs.tiny_loop import STEPS, interrupted_at, run
 
 needs_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboardX") is None, reason="tensorboardX is not installed"
@@ -36,20 +36,43 @@ def scalars(folder):
 
 @needs_tensorboard
 def test_tensorboard_has_the_metrics_also_of_a_run_that_goes_on(tmp_path):
-    def stopping(k):
-        if k == 8:
-            raise KeyboardInterrupt
-        return batch(k)
-
     watch = WatchConfig(tensorboard=True)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, batch=stopping, watch=watch)
+        run(tmp_path, batch=interrupted_at(8), watch=watch)
     run(tmp_path, watch=watch, resume=True)
     shown = scalars(tmp_path / "tensorboard")
     assert list(shown) == list(range(STEPS))
     for record in read_metrics(tmp_path):
         step = record.pop("step")
         assert shown[step] == pytest.approx(record)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+def test_wandb_has_the_metrics_of_both_parts_in_one_run(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logged, begun = {}, []
+    log, init = wandb.Run.log, wandb.init
+
+    def noted(self, data, step):
+        logged.setdefault(step, data)
+        return log(self, data, step=step)
+
+    def opened(**options):
+        begun.append(options)
+        return init(**options)
+
+    monkeypatch.setattr(wandb.Run, "log", noted)
+    monkeypatch.setattr(wandb, "init", opened)
+    (tmp_path / "config.json").write_text('{"config": {"seed": 7}}')
+    watch = WatchConfig(wandb=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, batch=interrupted_at(8), watch=watch)
+    run(tmp_path, watch=watch, resume=True)
+    assert begun[0] == begun[1] and begun[0]["config"] == {"config": {"seed": 7}}
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*/run-{begun[0]['id']}.wandb"))) == 2
+    assert logged == {record.pop("step"): record for record in read_metrics(tmp_path)}
 
 
 def test_a_profile_of_a_few_steps(tmp_path):
@@ -66,7 +89,8 @@ def test_nothing_is_written_unasked(tmp_path):
     assert not (tmp_path / "profile").exists() and not (tmp_path / "tensorboard").exists()
 
 
-def test_tensorboard_is_asked_for_before_anything_is_computed(monkeypatch):
+@pytest.mark.parametrize("extra", ["tensorboard", "wandb"])
+def test_a_missing_library_is_named_before_anything_is_computed(monkeypatch, extra):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'ofmu-jax\[tensorboard\]'"):
-        WatchConfig(tensorboard=True)
+    with pytest.raises(InputError, match=rf"pip install 'ofmu-jax\[{extra}\]'"):
+        WatchConfig(**{extra: True})

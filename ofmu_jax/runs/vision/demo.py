@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import logging
 import pathlib
 from typing import Any
 
@@ -37,6 +38,7 @@ from ofmu_jax.runs.vision.models import ImageModel, load_image_model
 from ofmu_jax.runs.vision.train import train_images
 from ofmu_jax.runs.vision.unlearn import ImageOutcome, compiled, run_method
 
+_logger = logging.getLogger(__name__)
 TRADE_OFF, REPORT = "trade_off.png", "report.md"
 
 
@@ -122,7 +124,7 @@ def demo_images(config: ImageDemoConfig) -> pathlib.Path:
         outcomes[name] = outcome
         judged[name] = judge(ImageModel(start.classifier, outcome.variables), parts)
         gap = average_gap(judged[name].scores, judged["retrained"].scores)
-        print(f"{name}: average gap {gap:.2f}, {outcome.seconds:.1f} s", flush=True)
+        _logger.info(f"{name}: average gap {gap:.2f}, {outcome.seconds:.1f} s")
     write_json(folder / RESULTS, _results(judged, outcomes))
     shown = {"original": judged["original"], "model": judged[_SHOWN]}
     plots(folder, request, parts, shown | {"retrained": judged["retrained"]})
