@@ -12,7 +12,11 @@ import jax
 import pytest
 from hypothesis import settings
 
+from ofmu_jax.runs.cache import cache_folder, keep_programs
 from tests.command_line import item, write
+
+# What a test compiles, another one, or the next run of the tests, finds there.
+keep_programs(cache_folder())
 
 settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("ci")

@@ -143,7 +143,7 @@ class Setting:
             )
             one = lambda tree: jax.tree.map(lambda x: x[None], tree)  # noqa: E731
             tangents = similarity_tangents(one(g_f), one(g_r), bilevel.Similarity())
-            u, v = (jax.tree.map(lambda x: x[0], tangent) for tangent in tangents)
+            u, v = (tangent(0) for tangent in tangents)
             return jax.tree.map(lambda g, a, b: g - BETA * (a + b), g_f, product_f(u), product_r(v))
 
         given = (self.params, *self.batches(METHODS["grad_diff"]()))

@@ -19,7 +19,6 @@ from ofmu_jax.bilevel.gradients import (
     cosines,
     gram,
     inner_products,
-    map_objectives,
     norms,
     value_and_gradients,
 )
@@ -72,7 +71,6 @@ __all__ = [
     "grad_phi",
     "gram",
     "inner_products",
-    "map_objectives",
     "maximize_inner",
     "norms",
     "ofmu",

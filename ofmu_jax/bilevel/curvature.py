@@ -16,15 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ofmu_jax.bilevel.gradients import Params
+from ofmu_jax.bilevel.gradients import Params, scalar_dtype
 
 FIELD_MODES = ("exact", "finite_difference")
 HVP_MODES = (*FIELD_MODES, "trajectory")
-
-
-def scalar_dtype(params: Params) -> Any:
-    """The dtype of scalars derived from `params`: float32, or float64 if a leaf has it."""
-    return jnp.promote_types(optax.tree.dtype(params, "highest"), jnp.float32)
 
 
 def squared_norm(tree: Params) -> jax.Array:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
 Params: TypeAlias = Any
 """Any pytree of arrays: a linen or haiku dict, an nnx state, a plain dict, a single array."""
@@ -50,36 +51,71 @@ Objective: TypeAlias = LossFn | Sequence[LossFn] | StackedLoss
 """One loss, a sequence of losses, or a `StackedLoss`: one or several objectives."""
 
 
-def map_objectives(fn: Callable[..., Any], objective: Objective, *stacked: Any) -> Any:
-    """Applies `fn(loss, *slices)` to each objective and stacks the results.
+Computation: TypeAlias = Callable[[], Any]
+"""Something to be computed, without arguments; a tree of arrays."""
 
-    Args:
-      fn: takes a loss of the parameters alone and one slice of each of `stacked`.
-      objective: one loss, a sequence of them, or a `StackedLoss` (then `fn` runs under `vmap`).
-      *stacked: pytrees with a leading objective axis.
 
-    Returns:
-      What `fn` returns, with a leading objective axis on every leaf.
+def in_turn(computations: Sequence[Computation]) -> Any:
+    """Results of like shapes and dtypes, stacked on a leading axis.
+
+    The compiler for CPUs begins whatever is independent, and so holds what several gradients keep
+    for their backward passes at once. There they are turns of a loop, which cannot overlap. Others
+    order a program for its memory; to them a loop would cost copies of the results.
     """
-    if isinstance(objective, StackedLoss):
-        loss = objective.loss
-        return jax.vmap(lambda batch, *xs: fn(lambda p: loss(p, batch), *xs))(
-            objective.batches, *stacked
-        )
+
+    def loop() -> Any:
+        return jax.lax.map(lambda k: jax.lax.switch(k, computations), jnp.arange(len(computations)))
+
+    def unrolled() -> Any:
+        return jax.tree.map(lambda *xs: jnp.stack(xs), *[compute() for compute in computations])
+
+    return _by_platform(computations, unrolled, loop)
+
+
+def sum_in_turn(computations: Sequence[Computation]) -> Any:
+    """The sum of results of like shapes and dtypes; how they are taken is as with `in_turn`."""
+
+    def loop() -> Any:
+        def add(total: Any, k: jax.Array) -> tuple[Any, None]:
+            return optax.tree.add(total, jax.lax.switch(k, computations)), None
+
+        zeros = optax.tree.zeros_like(jax.eval_shape(computations[0]))
+        return jax.lax.scan(add, zeros, jnp.arange(len(computations)))[0]
+
+    def unrolled() -> Any:
+        return functools.reduce(optax.tree.add, [compute() for compute in computations])
+
+    return _by_platform(computations, unrolled, loop)
+
+
+def _by_platform(
+    computations: Sequence[Computation], unrolled: Computation, loop: Computation
+) -> Any:
+    if len(computations) == 1:
+        return unrolled()
+    return jax.lax.platform_dependent(default=unrolled, cpu=loop)
+
+
+def losses_of(objective: LossFn | Sequence[LossFn]) -> list[LossFn]:
+    """One loss, or several, as a list.
+
+    Raises:
+      ValueError: if there are none.
+    """
     losses = [objective] if callable(objective) else list(objective)
     if not losses:
         raise ValueError("an objective needs at least one loss function, got an empty sequence")
-    results = [
-        fn(loss, *jax.tree.map(lambda x, k=k: x[k], stacked)) for k, loss in enumerate(losses)
-    ]
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *results)
+    return losses
 
 
 def value_and_gradients(objective: Objective, params: Params) -> tuple[jax.Array, Params]:
     """Losses and gradients of every objective at `params`.
 
+    Those of a sequence are taken in turn, those of a `StackedLoss` at once.
+
     Returns:
-      The losses, shape `(m,)`, and the gradients, a tree like `params` with a leading axis m.
+      The losses, shape `(m,)`, float32 at least, and the gradients, a tree like `params` with a
+      leading axis m.
 
     Example:
       >>> import jax.numpy as jnp
@@ -88,7 +124,32 @@ def value_and_gradients(objective: Objective, params: Params) -> tuple[jax.Array
       >>> losses.tolist(), grads.tolist()
       ([5.0, 3.0], [[2.0, 4.0], [1.0, 1.0]])
     """
-    return map_objectives(lambda loss: jax.value_and_grad(loss)(params), objective)
+    if isinstance(objective, StackedLoss):
+        of_all = jax.vmap(jax.value_and_grad(objective.loss), in_axes=(None, 0))
+        return of_all(params, objective.batches)
+
+    def of_one(loss: LossFn) -> tuple[jax.Array, Params]:
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value.astype(scalar_dtype(params)), gradient
+
+    return in_turn([functools.partial(of_one, loss) for loss in losses_of(objective)])
+
+
+def values_and_gradients(
+    forget: Objective, retain: Objective, params: Params
+) -> tuple[tuple[jax.Array, Params], tuple[jax.Array, Params]]:
+    """`value_and_gradients` of both, all in turn where neither is a `StackedLoss`."""
+    if isinstance(forget, StackedLoss) or isinstance(retain, StackedLoss):
+        return value_and_gradients(forget, params), value_and_gradients(retain, params)
+    losses = losses_of(forget)
+    found = value_and_gradients([*losses, *losses_of(retain)], params)
+    count = len(losses)
+    return jax.tree.map(lambda x: x[:count], found), jax.tree.map(lambda x: x[count:], found)
+
+
+def scalar_dtype(params: Params) -> Any:
+    """The dtype of scalars derived from `params`: float32, or float64 if a leaf has it."""
+    return jnp.promote_types(optax.tree.dtype(params, "highest"), jnp.float32)
 
 
 def inner_products(a: Params, b: Params) -> jax.Array:

@@ -115,28 +115,38 @@ def maximize_inner(
             step_updates, opt_state = inner.update(optax.tree.scale(-1, ascent), opt_state, y)
             if keep_secant != "none":
                 # At t = 0 there is no pair of iterates yet; the first is complete at t = 1.
-                wanted = t == 1 if keep_secant == "first" else t >= 1
+                wanted = 1 if keep_secant == "first" else max(1, inner_steps - 1)
                 gradient, displacement = previous
                 pair = curvature.secant(gradient, displacement, ascent, keep_hvp=keep_hvp)
-                kept = select(wanted, pair, kept)
-                previous = (ascent, optax.tree.cast_like(step_updates, y))
+                kept = select(t == wanted, pair.curvature, kept)
+                # The product takes the place of the gradient, which has then served its purpose.
+                latest = select(t == wanted, pair.hvp, ascent) if keep_hvp else ascent
+                previous = (
+                    select(t > wanted, gradient, latest) if keep_secant == "first" else latest,
+                    optax.tree.cast_like(step_updates, y),
+                )
             y = optax.apply_updates(y, step_updates)
             return (y, opt_state, first_terms, previous, kept), None
 
         zeros = optax.tree.zeros_like(params)
-        carry = (
+        carry: Any = (
             params,
             state.opt_state,
             objectives.unknown_terms(params),
             () if keep_secant == "none" else (zeros, zeros),
-            curvature.unknown_secant(params, keep_hvp=keep_hvp),
+            curvature.unknown_secant(params, keep_hvp=False).curvature,
         )
-        (y, opt_state, terms, _, kept), _ = jax.lax.scan(step, carry, jnp.arange(inner_steps))
+        (y, opt_state, terms, previous, kept), _ = jax.lax.scan(
+            step, carry, jnp.arange(inner_steps)
+        )
         displacement = optax.tree.sub(y, params)
         if updates is not None:
             displacement = optax.tree.add(displacement, updates)
         return displacement, MaximizeInnerState(
-            optax.safe_increment(state.count), opt_state, terms, kept
+            optax.safe_increment(state.count),
+            opt_state,
+            terms,
+            curvature.Secant(previous[0] if keep_hvp else None, kept),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

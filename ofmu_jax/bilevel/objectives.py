@@ -9,14 +9,16 @@ several, L_f and L_r are means and S averages over all pairs of a forget and a r
 """
 
 import dataclasses
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ofmu_jax.bilevel import curvature, gradients
-from ofmu_jax.bilevel.gradients import LossFn, Objective, Params
+from ofmu_jax.bilevel.gradients import LossFn, Objective, Params, StackedLoss
 
 SIMILARITIES = ("cosine", "squared_cosine")
 
@@ -126,7 +128,11 @@ def phi(
     return value
 
 
-def similarity_tangents(g_f: Params, g_r: Params, sim: Similarity) -> tuple[Params, Params]:
+Tangent: TypeAlias = Callable[[int | jax.Array], Params]
+"""The tangent of the k-th objective, made where it is asked for: all at once would be held."""
+
+
+def similarity_tangents(g_f: Params, g_r: Params, sim: Similarity) -> tuple[Tangent, Tangent]:
     """The directions u_i, v_j in which the Hessians act in the gradient of the similarity.
 
     For one pair and the cosine c, hats for unit vectors:
@@ -138,15 +144,11 @@ def similarity_tangents(g_f: Params, g_r: Params, sim: Similarity) -> tuple[Para
       sim: the similarity.
 
     Returns:
-      u, leading axis m, and v, leading axis n: the derivatives of the mean penalty with respect
-      to each gradient.
+      i -> u_i and j -> v_j: the derivatives of the mean penalty with respect to each gradient.
     """
     n_f, n_r = gradients.norms(g_f, sim.eps), gradients.norms(g_r, sim.eps)
     c = gradients.inner_products(g_f, g_r) / (n_f[:, None] * n_r[None, :])
     weight = sim.dpsi(c) / c.size
-
-    def rows(x: jax.Array, w: jax.Array) -> jax.Array:
-        return jnp.tensordot(w.astype(x.dtype), x, axes=1)
 
     def tangents(
         own: Params,
@@ -155,10 +157,21 @@ def similarity_tangents(g_f: Params, g_r: Params, sim: Similarity) -> tuple[Para
         n_other: jax.Array,
         w: jax.Array,
         cos: jax.Array,
-    ) -> Params:
+    ) -> Tangent:
         towards = w / (n_own[:, None] * n_other[None, :])
-        back = jnp.diag(jnp.sum(w * cos, axis=1) / n_own**2)
-        return jax.tree.map(lambda a, b: rows(b, towards) - rows(a, back), own, other)
+        back = jnp.sum(w * cos, axis=1) / n_own**2
+
+        def tangent(k: int | jax.Array) -> Params:
+            return jax.tree.map(
+                lambda a, b: (
+                    jnp.tensordot(towards[k].astype(b.dtype), b, axes=1)
+                    - back[k].astype(a.dtype) * a[k]
+                ),
+                own,
+                other,
+            )
+
+        return tangent
 
     return tangents(g_f, n_f, g_r, n_r, weight, c), tangents(g_r, n_r, g_f, n_f, weight.T, c.T)
 
@@ -187,8 +200,9 @@ def grad_phi(
       grad Phi, a tree like `params` with its dtypes, and the terms of Phi.
     """
     sim = as_similarity(similarity)
-    forget_losses, g_f = gradients.value_and_gradients(forget, params)
-    retain_losses, g_r = gradients.value_and_gradients(retain, params)
+    (forget_losses, g_f), (retain_losses, g_r) = gradients.values_and_gradients(
+        forget, retain, params
+    )
     mean_f = jax.tree.map(lambda g: jnp.mean(g, axis=0), g_f)
     mean_r = jax.tree.map(lambda g: jnp.mean(g, axis=0), g_r)
     forget_norm = jnp.sqrt(curvature.squared_norm(mean_f) + sim.eps**2)
@@ -230,18 +244,34 @@ def _similarity_gradient(
     """`grad S = sum_i H_f,i u_i + sum_j H_r,j v_j`, a tree like `params`."""
     u, v = similarity_tangents(g_f, g_r, sim)
 
-    def product(objective: Objective, tangents: Params, grads: Params) -> Params:
-        products = gradients.map_objectives(
-            lambda loss, tangent, g: curvature.directional_derivative(
-                jax.grad(loss), params, tangent, mode=sim.hvp, value=g
-            ),
-            objective,
-            tangents,
-            grads,
+    def product(loss: LossFn, tangent: Tangent, grads: Params, k: int | jax.Array) -> Params:
+        return curvature.directional_derivative(
+            jax.grad(loss),
+            params,
+            tangent(k),
+            mode=sim.hvp,
+            value=jax.tree.map(lambda g: g[k], grads),
         )
-        return jax.tree.map(lambda x: jnp.sum(x, axis=0), products)
 
-    return optax.tree.add(product(forget, u, g_f), product(retain, v, g_r))
+    def products(
+        objective: Objective, tangent: Tangent, grads: Params
+    ) -> list[gradients.Computation]:
+        if not isinstance(objective, StackedLoss):
+            return [
+                functools.partial(product, loss, tangent, grads, k)
+                for k, loss in enumerate(gradients.losses_of(objective))
+            ]
+        stacked, count = objective, len(jax.tree.leaves(objective.batches)[0])
+
+        def sum_of_all() -> Params:
+            each = jax.vmap(
+                lambda k, batch: product(lambda p: stacked.loss(p, batch), tangent, grads, k)
+            )(jnp.arange(count), stacked.batches)
+            return jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
+
+        return [sum_of_all]
+
+    return gradients.sum_in_turn([*products(forget, u, g_f), *products(retain, v, g_r)])
 
 
 def penalised(

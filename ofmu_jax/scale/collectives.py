@@ -2,6 +2,7 @@
 
 import math
 import re
+from fractions import Fraction
 from typing import NamedTuple
 
 from ofmu_jax.scale.hlo import Computation, Instruction, Program, parse, size_of_type, visits
@@ -52,8 +53,7 @@ def collectives(text: str) -> Collectives:
       text: of the compiled program, as from `hlo.program_text`.
     """
     program = parse(text)
-    counts = dict.fromkeys(KINDS, 0)
-    sent = dict.fromkeys(KINDS, 0.0)
+    counts, sent = (dict.fromkeys(KINDS, Fraction(0)) for _ in range(2))
     largest = unknown = 0
     for name, times, known in visits(program):
         computation = program.computations[name]
@@ -63,11 +63,11 @@ def collectives(text: str) -> Collectives:
                 continue
             size, share = _whole_and_share(program, computation, instruction, kind)
             counts[kind] += times
-            sent[kind] += times * share * size
+            sent[kind] += times * Fraction(share) * size
             unknown += not known
             if kind == "all-gather":
                 largest = max(largest, size)
-    kinds = {k: Traffic(counts[k], round(sent[k])) for k in KINDS if counts[k]}
+    kinds = {k: Traffic(math.ceil(counts[k]), round(sent[k])) for k in KINDS if counts[k]}
     return Collectives(kinds, largest, unknown)
 
 

@@ -23,8 +23,8 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float:
 
     A `scan`, hence also a `map` or a `fori_loop` of known length, counts its body times its
     length, at any depth and within `jit`, `remat`, gradients and custom derivatives. Two things
-    cannot be known from the program: a `while_loop` that ends by its data counts once, and of a
-    `cond` the dearest branch counts.
+    cannot be known from the program: a `while_loop` that ends by its data counts once, and a `cond`
+    the mean of its branches, which is right where a loop takes them in turn.
 
     Args:
       function: of arrays, or trees of them; must be traceable.
@@ -49,20 +49,20 @@ def _flops(jaxpr: Jaxpr) -> float:
 
 
 def _loops(equation: JaxprEqn) -> bool:
-    """Whether it is a loop of known length, or holds one."""
-    return equation.primitive.name == "scan" or any(
+    """Whether it is a loop of known length or a branching, or holds one."""
+    return equation.primitive.name in ("scan", "cond") or any(
         map(_loops, (e for jaxpr in jaxprs_in_params(equation.params) for e in jaxpr.eqns))
     )
 
 
 def _flops_of(equation: JaxprEqn) -> float:
-    """Those of an equation that is or holds a loop."""
+    """Those of an equation that is or holds a loop or a branching."""
     counts = [_flops(jaxpr) for jaxpr in jaxprs_in_params(equation.params)]
     match equation.primitive.name:
         case "scan":
             return equation.params["length"] * sum(counts)
         case "cond":  # of its branches one runs
-            return max(counts)
+            return sum(counts) / len(counts)
     return sum(counts)
 
 

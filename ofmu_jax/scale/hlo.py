@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 _HEADER = re.compile(r"^(?:ENTRY )?%([\w.\-]+) \(.*\{$")
@@ -65,12 +66,12 @@ class Visit(NamedTuple):
 
     Attributes:
       computation: its name.
-      times: how often it is run.
+      times: how often it is run; a branch of a conditional, in the mean of its branches.
       known: whether that is known: a loop of unknown length counts once, at any depth.
     """
 
     computation: str
-    times: int
+    times: Fraction
     known: bool
 
 
@@ -123,12 +124,13 @@ def size_of_type(kind: str) -> int:
 def visits(program: Program, start: str | None = None) -> Iterator[Visit]:
     """All computations that are run, those of loops as often as their bodies are.
 
-    Of a conditional, all branches count. What a reduction or a sort applies is left out.
+    Of a conditional, all branches count equally, as where a loop takes them in turn. What a
+    reduction or a sort applies is left out.
     """
-    yield from _visits(program, program.entry if start is None else start, 1, True)
+    yield from _visits(program, program.entry if start is None else start, Fraction(1), True)
 
 
-def _visits(program: Program, name: str, times: int, known: bool) -> Iterator[Visit]:
+def _visits(program: Program, name: str, times: Fraction, known: bool) -> Iterator[Visit]:
     yield Visit(name, times, known)
     computation = program.computations[name]
     for instruction in computation.values():
@@ -144,9 +146,10 @@ def _visits(program: Program, name: str, times: int, known: bool) -> Iterator[Vi
             branches = re.search(
                 r"branch_computations=\{([^}]*)\}|true_computation=.*", instruction.attributes
             )
-            for branch in re.findall(r"%([\w.\-]+)", branches[0] if branches else ""):
-                if branch in program.computations:
-                    yield from _visits(program, branch, times, known)
+            found = re.findall(r"%([\w.\-]+)", branches[0] if branches else "")
+            named = [branch for branch in found if branch in program.computations]
+            for branch in named:
+                yield from _visits(program, branch, times / len(named), known)
 
 
 def trip_count(program: Program, name: str, loop: Instruction) -> int | None:

@@ -1,5 +1,7 @@
 """Per-objective gradients and their Gram matrix."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,60 @@ def test_the_stack_is_what_optax_aggregators_take():
 def test_stacked_loss_refuses_leaves_without_a_common_objective_axis(batches):
     with pytest.raises(ValueError, match="leading objective axis"):
         bl.StackedLoss(lambda p, b: p, batches)
+
+
+def deep(p, x):
+    """A loss that keeps much more for its backward pass than its parameters and its batch take."""
+    return jnp.sum(jax.lax.fori_loop(0, 64, lambda _, y: jnp.tanh(y * p), x))
+
+
+PARAMS, BATCHES = jnp.linspace(0.5, 1.0, 256), [jnp.full((32, 256), v) for v in (0.3, -0.7)]
+
+
+def temporaries(function):
+    return jax.jit(function).lower(PARAMS).compile().memory_analysis().temp_size_in_bytes
+
+
+def losses():
+    return [lambda p, x=x: deep(p, x) for x in BATCHES]
+
+
+def test_two_gradients_take_the_memory_of_one():
+    def both(p):
+        return bl.value_and_gradients(losses(), p)
+
+    def ascent(p, hvp):
+        return bl.grad_phi(*losses(), p, beta=0.1, similarity=bl.Similarity(hvp=hvp))[0]
+
+    one = temporaries(jax.value_and_grad(losses()[0]))
+    assert one > 64 * BATCHES[0].nbytes
+    apart = temporaries(lambda p: [jax.value_and_grad(loss)(p) for loss in losses()])
+    assert apart > 1.9 * one  # what there would be without turns
+    assert temporaries(both) < 1.1 * one
+    for hvp, least in (("finite_difference", 1.1), ("exact", 3)):
+        assert temporaries(functools.partial(ascent, hvp=hvp)) < least * one
+
+
+def test_turns_are_taken_on_cpus_alone():
+    traced = jax.jit(lambda p: bl.grad_phi(*losses(), p, beta=0.1)[0]).trace(PARAMS)
+
+    def loops(platform):
+        return traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while")
+
+    # Those of gradients and of Hessian-vector products, besides the losses' own.
+    assert loops("cpu") == loops("tpu") + 2 == loops("cuda") + 2
+
+
+@pytest.mark.parametrize("hvp", ["exact", "finite_difference"])
+def test_turns_change_no_number(monkeypatch, hvp):
+    def ascent(p):
+        return bl.grad_phi(*losses(), p, beta=0.1, similarity=bl.Similarity(hvp=hvp))
+
+    found = jax.jit(ascent)(PARAMS)
+    alone = lambda *, default, cpu: default()
+    monkeypatch.setattr(jax.lax, "platform_dependent", alone)
+    jax.clear_caches()
+    chex.assert_trees_all_close(found, jax.jit(ascent)(PARAMS), rtol=1e-5, atol=1e-6)
 
 
 def test_no_objective_at_all_is_refused():

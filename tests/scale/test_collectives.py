@@ -166,10 +166,15 @@ def test_what_ends_by_its_data_counts_once_and_is_told():
     assert found.kinds["all-reduce"].number == 1 and found.unknown == 1
 
 
-def test_all_branches_count():
-    branches = [lambda x: x, lambda x: jax.lax.psum(x, ALL), lambda x: jax.lax.psum(x, "tensor")]
-    program = lambda x: jax.lax.switch(jnp.int32(x[0, 0]), branches, x)
-    assert collectives(text(program)).kinds["all-reduce"].number == 2
+def test_of_branches_the_mean_counts():
+    once = lambda x: jax.lax.psum(x, ALL)
+    branches = [lambda x: x, once, lambda x: 2 * once(x)]
+    program = lambda x, i: jax.lax.switch(i, branches, x)
+    alone = collectives(text(once)).kinds["all-reduce"]
+    some = collectives(text(lambda x: program(x, jnp.int32(x[0, 0])))).kinds["all-reduce"]
+    assert some == Traffic(1, round(alone.bytes * 2 / 3))
+    in_turn = lambda x: sum(jax.lax.map(lambda i: program(x, i), jnp.arange(3)))
+    assert collectives(text(in_turn)).kinds["all-reduce"] == Traffic(2, 2 * alone.bytes)
 
 
 TEXT = """HloModule jit_step, num_partitions=8
