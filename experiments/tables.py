@@ -233,12 +233,12 @@ def ablations() -> str:
     )
 
 
-def _fashion(name: str) -> str:
-    results = _read(f"experiments/fashion_mnist/{name}_results.json")
+def _images(experiment: str, data: str) -> str:
+    results = _read(f"experiments/{experiment}_results.json")
     rules, versions = results["contest"]["rules"], results["versions"]
     return "\n".join(
         [
-            f"`ofmu compare experiments/fashion_mnist/{name}.yaml --data-dir FASHION_MNIST`; jax "
+            f"`ofmu compare experiments/{experiment}.yaml --data-dir {data}`; jax "
             f"{versions['jax']}, Python {versions['python']}, one CPU core. {rules['trials']} "
             f"trials each, then {rules['seeds']} seeds over {rules['replicates']} pairs of models, "
             "each with a split of its own; brackets are 95 % intervals over them.",
@@ -253,11 +253,15 @@ def _fashion(name: str) -> str:
 
 
 def fashion_random() -> str:
-    return _fashion("random")
+    return _images("fashion_mnist/random", "FASHION_MNIST")
 
 
 def fashion_class() -> str:
-    return _fashion("class")
+    return _images("fashion_mnist/class", "FASHION_MNIST")
+
+
+def cifar10_subset() -> str:
+    return _images("cifar10/subset", "CIFAR10.npz")
 
 
 def u_lira() -> str:
@@ -306,7 +310,7 @@ PAGES = {
     "docs/robustness.md": (robustness,),
     "docs/requests.md": (deletion_requests, retain_data),
     "docs/scale.md": (plans,),
-    "docs/vision.md": (fashion_random, fashion_class, u_lira),
+    "docs/vision.md": (fashion_random, fashion_class, cifar10_subset, u_lira),
 }
 
 

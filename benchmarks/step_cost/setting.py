@@ -182,4 +182,6 @@ def methods(layers: int) -> dict[str, Method]:
         # The trajectory's product takes two inner steps at least.
         for steps in (2 if mode["hvp"] == "trajectory" else 1, 5):
             rows[f"ofmu, T = {steps}, {name}"] = Ofmu(inner_steps=steps, **mode)
+    rows["ofmu, T = 5, fast, similarity once"] = Ofmu(inner_steps=5, similarity_every=5, **FAST)
+    rows["ofmu, T = 5, fast, no similarity"] = Ofmu(inner_steps=5, beta=0.0, **FAST)
     return rows

@@ -75,13 +75,18 @@ def maximize_inner(
 
     Raises:
       ValueError: for T < 1, or T < 2 where a product is to be kept; for a beta that is negative or
-        not finite; for an unknown name.
+        not finite; for an unknown name; for a T that is no multiple of `similarity.every`.
     """
     sim = objectives.as_similarity(similarity)
     schedules.check_weight("beta", beta)
     if keep_secant not in SECANTS:
         raise ValueError(f"keep_secant must be one of {SECANTS}, got {keep_secant!r}")
     keep_hvp = keep_secant in ("first", "last")
+    if inner_steps % sim.every:
+        raise ValueError(
+            f"the similarity's every is {sim.every}; expected a divisor of inner_steps = "
+            f"{inner_steps}"
+        )
     # A trajectory product takes the difference of two inner gradients.
     check_inner_steps(inner_steps, least=2 if keep_hvp else 1)
 
@@ -105,13 +110,20 @@ def maximize_inner(
         del extra_args
         params = required_params(params, "maximize_inner")
         weight = schedules.evaluate(beta, state.count)
+        # Without a similarity term the retain gradient serves the first step's diagnostics alone.
+        constant = objectives.is_static_zero(weight)
+        every = inner_steps if constant else sim.every
 
-        def step(carry: Any, t: jax.Array) -> tuple[Any, None]:
-            y, opt_state, first_terms, previous, kept = carry
-            ascent, terms = objectives.grad_phi(
-                forget_fn, retain_fn, y, beta=weight, similarity=sim
-            )
-            first_terms = select(t == 0, terms, first_terms)
+        def step(carry: Any, t: jax.Array, anew: bool) -> Any:
+            y, opt_state, term, terms, previous, kept = carry
+            if anew:
+                ascent, taken, found = objectives.grad_phi_and_term(
+                    forget_fn, retain_fn, y, beta=weight, sim=sim
+                )
+                term = None if every == 1 else taken
+                terms = select(t == 0, found, terms)
+            else:
+                ascent = objectives.grad_phi_with_term(forget_fn, y, term)
             step_updates, opt_state = inner.update(optax.tree.scale(-1, ascent), opt_state, y)
             if keep_secant != "none":
                 # At t = 0 there is no pair of iterates yet; the first is complete at t = 1.
@@ -126,19 +138,26 @@ def maximize_inner(
                     optax.tree.cast_like(step_updates, y),
                 )
             y = optax.apply_updates(y, step_updates)
-            return (y, opt_state, first_terms, previous, kept), None
+            return y, opt_state, term, terms, previous, kept
+
+        def steps(carry: Any, start: jax.Array) -> tuple[Any, None]:
+            carry = step(carry, start, anew=True)
+            if every == 1:
+                return carry, None
+            in_between = start + jnp.arange(1, every)
+            return jax.lax.scan(lambda c, t: (step(c, t, anew=False), None), carry, in_between)
 
         zeros = optax.tree.zeros_like(params)
         carry: Any = (
             params,
             state.opt_state,
+            None if every == 1 or constant else zeros,
             objectives.unknown_terms(params),
             () if keep_secant == "none" else (zeros, zeros),
             curvature.unknown_secant(params, keep_hvp=False).curvature,
         )
-        (y, opt_state, terms, previous, kept), _ = jax.lax.scan(
-            step, carry, jnp.arange(inner_steps)
-        )
+        starts = jnp.arange(0, inner_steps, every)
+        (y, opt_state, _, terms, previous, kept), _ = jax.lax.scan(steps, carry, starts)
         displacement = optax.tree.sub(y, params)
         if updates is not None:
             displacement = optax.tree.add(displacement, updates)

@@ -35,6 +35,9 @@ class Similarity:
         singular where a gradient vanishes: |grad cos| grows like 1 / |g|.
       clip: bound on the decorrelation term `beta grad S`, relative to |g_f|; `None` for none.
         Where it binds, the inner direction is no longer the gradient of a function.
+      every: the inner loop takes the term anew at each `every`-th of its steps, from the first on,
+        and keeps it in between; a step in between takes the forget gradient alone, and its change
+        tells of Hess L_f alone.
 
     Raises:
       ValueError: for an unknown kind or mode, or a number out of range.
@@ -44,6 +47,7 @@ class Similarity:
     hvp: str = "exact"
     eps: float = 1e-8
     clip: float | None = 1.0
+    every: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in SIMILARITIES:
@@ -56,6 +60,8 @@ class Similarity:
             raise ValueError(f"the similarity's eps must be positive and finite, got {self.eps}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"the similarity's clip must be positive or None, got {self.clip}")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"the similarity's every must be an int >= 1, got {self.every!r}")
 
     def psi(self, c: jax.Array) -> jax.Array:
         """The penalty of a cosine."""
@@ -199,7 +205,21 @@ def grad_phi(
     Returns:
       grad Phi, a tree like `params` with its dtypes, and the terms of Phi.
     """
-    sim = as_similarity(similarity)
+    ascent, _, terms = grad_phi_and_term(
+        forget, retain, params, beta=beta, sim=as_similarity(similarity)
+    )
+    return ascent, terms
+
+
+def grad_phi_and_term(
+    forget: Objective,
+    retain: Objective,
+    params: Params,
+    *,
+    beta: float | jax.Array,
+    sim: Similarity,
+) -> tuple[Params, Params | None, PhiTerms]:
+    """`grad_phi` with `beta grad S` after the clip; None for a `beta` that is the number 0."""
     (forget_losses, g_f), (retain_losses, g_r) = gradients.values_and_gradients(
         forget, retain, params
     )
@@ -208,6 +228,7 @@ def grad_phi(
     forget_norm = jnp.sqrt(curvature.squared_norm(mean_f) + sim.eps**2)
     c = gradients.cosines(g_f, g_r, sim.eps)
 
+    taken = None
     if is_static_zero(beta):
         ascent = mean_f
     else:
@@ -217,7 +238,8 @@ def grad_phi(
             length = factor * jnp.sqrt(curvature.squared_norm(term) + sim.eps**2)
             bound = sim.clip * forget_norm
             factor = factor * jnp.where(length > bound, bound / jnp.where(length > 0, length, 1), 1)
-        ascent = jax.tree.map(lambda g, t: g - (factor * t).astype(g.dtype), mean_f, term)
+        taken = jax.tree.map(lambda g, t: (factor * t).astype(g.dtype), mean_f, term)
+        ascent = optax.tree.sub(mean_f, taken)
 
     ascent = optax.tree.cast_like(ascent, params)
     terms = PhiTerms(
@@ -230,7 +252,14 @@ def grad_phi(
         phi_norm=jnp.sqrt(curvature.squared_norm(ascent)),
     )
     dtype = curvature.scalar_dtype(params)
-    return ascent, jax.tree.map(lambda x: x.astype(dtype), terms)
+    return ascent, taken, jax.tree.map(lambda x: x.astype(dtype), terms)
+
+
+def grad_phi_with_term(forget: Objective, params: Params, term: Params | None) -> Params:
+    """`g_f - term`: grad Phi at the price of the forget gradient, with a term of elsewhere."""
+    _, g_f = gradients.value_and_gradients(forget, params)
+    mean_f = optax.tree.cast_like(jax.tree.map(lambda g: jnp.mean(g, axis=0), g_f), params)
+    return mean_f if term is None else optax.tree.sub(mean_f, term)
 
 
 def _similarity_gradient(

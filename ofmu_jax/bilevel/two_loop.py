@@ -4,6 +4,7 @@
 optax optimiser, in that order.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import optax
 from ofmu_jax.bilevel import curvature, gradients, penalties
 from ofmu_jax.bilevel.gradients import Objective, Params
 from ofmu_jax.bilevel.inner import MaximizeInnerState, check_inner_steps, maximize_inner
-from ofmu_jax.bilevel.objectives import PhiTerms, Similarity, unknown_terms
+from ofmu_jax.bilevel.objectives import PhiTerms, Similarity, as_similarity, unknown_terms
 from ofmu_jax.bilevel.penalties import PenaltyState
 from ofmu_jax.bilevel.safety import all_finite, count_skips, required_params, select
 from ofmu_jax.bilevel.schedules import ScalarOrSchedule
@@ -130,10 +131,11 @@ def ofmu(
     trajectory = second_order and hvp == "trajectory"
     check_inner_steps(inner_steps, least=2 if trajectory else 1)
     keep = "last" if trajectory else "none" if second_order else "curvature"
-    steps = inner_steps
+    steps, sim = inner_steps, as_similarity(similarity)
     if variant == "anchor":
         steps, keep = (2, "first") if trajectory else (1, "none")
-    ascend = maximize_inner(inner, beta, steps, similarity=similarity, keep_secant=keep)
+        sim = dataclasses.replace(sim, every=min(sim.every, steps))
+    ascend = maximize_inner(inner, beta, steps, similarity=sim, keep_secant=keep)
     if second_order:
         add_penalty = penalties.add_stationarity_penalty(
             rho, hvp, beta=beta, similarity=similarity, gated=penalty == "gated"

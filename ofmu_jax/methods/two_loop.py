@@ -40,6 +40,9 @@ class TwoLoop(Hyperparameters):
     """"cosine" as published, or "squared_cosine"."""
     similarity_hvp: str = "exact"
     """How the similarity's gradient is computed: "exact" or "finite_difference"."""
+    similarity_every: int = 1
+    """The inner loop takes the similarity's gradient anew at each of so many steps; in between a
+    step takes the forget gradient alone."""
     hvp: str = "trajectory"
     """How the outer term is computed: "exact", "finite_difference" or "trajectory"."""
     penalty: str = "stationarity"
@@ -80,7 +83,9 @@ class TwoLoop(Hyperparameters):
             rho=bilevel.geometric(self.rho, self.rho_growth, self.rho_cap),
             inner_steps=self.inner_steps,
             variant=self.variant,
-            similarity=bilevel.Similarity(self.similarity, hvp=self.similarity_hvp),
+            similarity=bilevel.Similarity(
+                self.similarity, hvp=self.similarity_hvp, every=self.similarity_every
+            ),
             hvp=self.hvp,
             penalty=self.penalty,
         )

@@ -124,9 +124,11 @@ def pending(
 
 def _check_file(path: pathlib.Path) -> None:
     try:
-        # What a compressed file grows to is not bounded by its size.
-        if path.suffix == ".parquet" or not path.is_file():
+        if not path.is_file():
             raise InputError(f"requests {path}: no such file; expected one of JSON lines")
+        if path.suffix == ".parquet":
+            # What a compressed file grows to is not bounded by its size.
+            raise InputError(f"requests {path}: a Parquet file; expected one of JSON lines")
         size = path.stat().st_size
     except (OSError, ValueError) as error:  # a path that is too long, or has a null byte
         raise InputError(f"requests {str(path)!r}: {error}; expected a file") from error

@@ -262,6 +262,13 @@ def test_a_wrong_rule_is_refused_in_one_line(capsys, tmp_path):
     assert re.search(message, refused(capsys, tmp_path, "unlearn", "authors", *flags))
 
 
+def test_an_interval_of_the_similarity_divides_the_inner_steps():
+    message = "method ofmu: the similarity's every is 2; expected a divisor of inner_steps = 5"
+    with pytest.raises(InputError, match=message):
+        from_dict(Method, {"name": "ofmu", "similarity_every": 2}, "config c")
+    assert METHODS["ofmu"](similarity_every=2, inner_steps=4).similarity_every == 2
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_scans_jits_and_keeps_its_state_s_structure(name, task):
     table, forget, retain = task

@@ -44,6 +44,15 @@ def test_an_item_is_named_with_all_its_copies(tmp_path):
         read(tmp_path, request("a", [2, 30]), pool=twice)
 
 
+def test_a_file_of_another_kind_is_named_as_such(tmp_path):
+    columns = tmp_path / "r.parquet"
+    with pytest.raises(InputError, match=r"r\.parquet: no such file; expected one of JSON lines"):
+        read_requests(str(columns), POOL)
+    columns.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"r\.parquet: a Parquet file; expected one of JSON lines"):
+        read_requests(str(columns), POOL)
+
+
 GOOD = request("a", [0])
 BAD = {
     "no object": ("[1]\n", "object 1: int; expected a JSON object"),
