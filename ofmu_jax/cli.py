@@ -174,11 +174,13 @@ def _logged(level: str) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in told]
     for logger in loggers:
         logger.addHandler(handler)
+        logger.propagate = False  # a library may have given the root a handler of its own
     try:
         yield
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
+            logger.propagate = True
 
 
 def _run(command: str, arguments: list[str]) -> int:
