@@ -42,7 +42,7 @@ def entries():
 
 
 def full(config, name):
-    """All values of a config, as a plan's JSON has them."""
+    """All values of a config, as a plan's JSON has them; fields that it lacks have defaults."""
     values = to_dict(from_dict(PlanConfig, config, name))
     del values["out"]
     return values
@@ -70,7 +70,7 @@ def main(words):
     rows = {name: row for name, row in rows.items() if name in everything}
     for name, config in everything.items():
         done = rows.get(name)
-        if done is not None and done["config"] == full(config, name):
+        if done is not None and full(done["config"], name) == full(config, name):
             continue
         if not all(word in name for word in words):
             continue
