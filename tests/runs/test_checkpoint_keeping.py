@@ -137,17 +137,17 @@ def cut_metadata(folder):
 
 
 @pytest.mark.parametrize("damage", [remove, truncate, garble, flip_a_bit, empty, cut_metadata])
-def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_used(damage, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_used(damage, tmp_path, caplog):
     state = functools.partial(begin, 5000)  # so that its numbers make up the largest file
     run(tmp_path / "whole", state=state())
     folder = begun(tmp_path / "run", state=state())
     damage(folder / "checkpoints" / "9")
     damaged = snapshot(folder / "checkpoints" / "9")
-    capsys.readouterr()
+    caplog.clear()
     resumed = run(folder, state=state(), resume=True)
     same(resumed, run(tmp_path / "again", state=state()))
     assert read_metrics(folder) == read_metrics(tmp_path / "whole")
-    told = [line for line in capsys.readouterr().err.splitlines() if "cannot be read" in line]
+    told = [line for line in caplog.messages if "cannot be read" in line]
     assert len(told) == 1
     assert "checkpoint 9 of" in told[0] and "goes on from checkpoint 6" in told[0]
     assert snapshot(folder / "checkpoints" / "damaged_9") == damaged
