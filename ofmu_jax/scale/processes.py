@@ -11,9 +11,9 @@ from jax.experimental import multihost_utils
 from ofmu_jax.errors import InputError
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "OFMU_NUM_PROCESSES", "OFMU_PROCESS_ID"
-# XLA's library of CPU kernels runs beside the rest of a program, and collectives then came in
-# another order in another process, at which gloo aborts (jaxlib 0.10.2). Rarely they still do.
-_CPU_IN_ORDER = "--xla_cpu_experimental_ynn_fusion_type="
+# With threads to leave work to, XLA's CPU backend has independent loops of a program run at once.
+# Their collectives then come in another order in another process, at which gloo aborts.
+_CPU_THREADS = "PJRT_NPROC"
 # A process that says nothing for so long counts as lost, and the others stop.
 _SILENCE_SECONDS = 30
 
@@ -23,7 +23,8 @@ def start_processes() -> None:
 
     On TPU pods, under SLURM, Open MPI and Kubernetes, JAX finds out itself who the others are.
     Elsewhere the environment says it: `JAX_COORDINATOR_ADDRESS` (host:port of the first process),
-    `OFMU_NUM_PROCESSES` and `OFMU_PROCESS_ID`.
+    `OFMU_NUM_PROCESSES` and `OFMU_PROCESS_ID`. On CPUs each process computes in one thread, unless
+    `PJRT_NPROC` says otherwise.
 
     Raises:
       InputError: the environment says it only in part, or wrongly, or not at all; or the others
@@ -45,7 +46,7 @@ def start_processes() -> None:
                 f"--distributed: {INDEX} is {given[INDEX]}; expected less than {COUNT} = "
                 f"{given[COUNT]}"
             )
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_CPU_IN_ORDER}".strip()
+    os.environ.setdefault(_CPU_THREADS, "1")
     try:
         jax.distributed.initialize(
             coordinator_address=given[COORDINATOR],
