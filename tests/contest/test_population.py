@@ -38,7 +38,11 @@ def alone(runner, member, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "method", [OfmuPlus(), Ofmu(inner_steps=2, forget_loss="npo")], ids=lambda method: method.name
+    "method",
+    [
+        pytest.param(OfmuPlus(), id="ofmu_plus", marks=pytest.mark.long),
+        pytest.param(Ofmu(inner_steps=2, forget_loss="npo"), id="ofmu"),
+    ],
 )
 def test_members_of_a_program_are_what_they_are_alone(method, runner, tmp_path):
     members = [

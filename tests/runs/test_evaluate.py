@@ -195,6 +195,7 @@ def test_the_published_logs_give_the_published_forget_quality(capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on(tmp_path, checkpoint):
     """kill -9 after some metrics; the rest is computed, what was done is not."""
     base = [*DATA, "--model", str(checkpoint), "--out", str(tmp_path / "out")]

@@ -72,7 +72,10 @@ def test_a_first_order_method_on_a_mesh(model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("numbers", [EXACT, SECANT], ids=["exact", "secant"])
+@pytest.mark.parametrize(
+    "numbers",
+    [pytest.param(EXACT, id="exact", marks=pytest.mark.long), pytest.param(SECANT, id="secant")],
+)
 def test_ofmu_on_meshes_and_in_microbatches(model, tmp_path, numbers):
     method = get_method("ofmu")(inner_learning_rate=1e-4, rho=1e-2, learning_rate=1e-3, **numbers)
     expected = run(model, tmp_path / "one", method)
@@ -125,7 +128,12 @@ def finished(process, seconds):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("processes", "devices", "mesh"), [(2, 1, []), (4, 1, []), (2, 2, ["--mesh.tensor", "2"])]
+    ("processes", "devices", "mesh"),
+    [
+        pytest.param(2, 1, [], marks=pytest.mark.long),
+        pytest.param(4, 1, [], marks=pytest.mark.long),
+        (2, 2, ["--mesh.tensor", "2"]),
+    ],
 )
 def test_ofmu_in_several_processes(model, checkpoint, tmp_path, processes, devices, mesh):
     method = ["--method", "ofmu", "--inner-steps", "2", "--hvp", "trajectory"]

@@ -223,6 +223,7 @@ def test_the_demo_s_settings_are_those_that_were_chosen():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_compares_every_method(tmp_path):
     run("demo", "--vision", "--out", tmp_path / "demo")
     models = read(tmp_path / "demo" / "results.json")["models"]
