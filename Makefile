@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all peer lint docs
+.PHONY: demo test test-all newest peer lint docs
 
 demo: $(READY)
 	$(VENV)/bin/ofmu demo --out out/demo --overwrite
@@ -13,6 +13,13 @@ test: $(READY)
 
 test-all: $(READY)
 	$(VENV)/bin/python -m pytest -n 2
+
+# The core with the newest versions that PYTHON gets: make newest PYTHON=python3.13 VENV=.venv313
+newest:
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade --editable '.[test]'
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow" tests/bilevel tests/losses tests/aggregators \
+		tests/test_architecture.py
 
 # With torch, transformers, peft and wandb, which the tests of these files use where they are.
 peer: $(READY)
