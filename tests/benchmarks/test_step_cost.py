@@ -20,6 +20,7 @@ def test_every_method_has_a_row():
     assert set(goals.GRADIENTS) <= rows
 
 
+@pytest.mark.slow
 def test_operations_are_in_the_order_of_the_formulas():
     unit = TINY.gradient()
     gradient = count_flops(unit.function, *unit.arguments)

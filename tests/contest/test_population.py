@@ -77,6 +77,7 @@ def test_costs_are_counted_per_run(runner):
     assert again.compile_seconds == 0 and again.seconds > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_says_so(runner):
     members = [Member(Npo(learning_rate=rate), 0) for rate in (1e-3, 1e30)]
     outcomes = runner.run(members, frozenset({"learning_rate"}))

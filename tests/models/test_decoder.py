@@ -219,6 +219,7 @@ def test_remat_changes_no_gradient():
         )
 
 
+@pytest.mark.slow
 def test_third_order_equals_finite_differences(x64):
     config = dataclasses.replace(
         CONFIG,
