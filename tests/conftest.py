@@ -22,10 +22,11 @@ settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True
 settings.load_profile("ci")
 
 
-def pytest_runtest_setup(item):
-    # To compile the small programs of most tests takes longer than to run them, also in processes
-    # that a test starts; slow tests have them as users do.
-    quick = item.get_closest_marker("slow") is None
+def pytest_configure(config):
+    # To compile the small programs of quick tests takes longer than to run them, also in processes
+    # that a test starts. For a whole run, as bits are compared across tests; slow tests have
+    # programs as users do.
+    quick = config.option.markexpr == "not slow"
     jax.config.update("jax_disable_most_optimizations", quick)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quick)
 
