@@ -257,5 +257,5 @@ def _summary(correct: np.ndarray) -> dict[str, Any]:
     return {
         "agg_value": accuracy,
         "stderr": error,
-        "interval": bootstrap_interval(np.mean, correct.astype(np.float64)),
+        "interval": bootstrap_interval(np.mean, correct.astype(np.float64), vectorized=True),
     }

@@ -149,7 +149,10 @@ def averaged(values: np.ndarray, **columns: Any) -> Entry:
       values: (N,), what is averaged.
       **columns: as of `entry`.
     """
-    mean = {"agg_value": float(values.mean()), "interval": bootstrap_interval(np.mean, values)}
+    mean = {
+        "agg_value": float(values.mean()),
+        "interval": bootstrap_interval(np.mean, values, vectorized=True),
+    }
     return mean | {"value_by_index": entry(None, **columns)["value_by_index"]}
 
 

@@ -142,7 +142,7 @@ def test_bootstrap_intervals_cover():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(200):
-        low, high = bootstrap_interval(np.mean, rng.exponential(size=60))
+        low, high = bootstrap_interval(np.mean, rng.exponential(size=60), vectorized=True)
         hits += low <= 1.0 <= high
     assert 176 <= hits <= 198
 
@@ -154,6 +154,15 @@ def test_bootstrap_resamples_rows_of_a_sample_together():
     assert low == high == 0.0
     low, high = bootstrap_interval(lambda a, b: float(a.mean() + b.mean()), x, -x)
     assert high - low > 0.1
+
+
+@pytest.mark.parametrize("items", [2, 7, 400])
+def test_resamples_at_once_are_those_one_by_one(items):
+    x, y = np.random.default_rng(items).exponential(size=(2, items))
+    difference = lambda a, b, axis=None: np.mean(a, axis=axis) - np.mean(b, axis=axis)
+    for statistic, samples in ((np.mean, [x]), (difference, [x, y])):
+        at_once = bootstrap_interval(statistic, *samples, vectorized=True)
+        assert at_once == bootstrap_interval(statistic, *samples)
 
 
 def test_one_item_has_no_spread():
