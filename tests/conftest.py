@@ -3,9 +3,6 @@
 import os
 
 # Must be set before jax starts its backend.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
@@ -14,6 +11,12 @@ from hypothesis import settings
 
 from ofmu_jax.runs.cache import cache_folder, keep_programs
 from tests.command_line import item, write
+
+FLAGS = ["--xla_force_host_platform_device_count=8"]
+if jax.__version_info__ < (0, 11):
+    # Compiles in half the time. A later jax does not know the flag, and refuses it.
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 # What a test compiles, another one, or the next run of the tests, finds there.
 keep_programs(cache_folder())
@@ -24,14 +27,11 @@ settings.load_profile("ci")
 
 def pytest_configure(config):
     # To compile the small programs of quick tests takes longer than to run them, also in processes
-    # that a test starts. For a whole run, as bits are compared across tests; slow tests have
-    # programs as users do.
+    # that a test starts. For a whole run, as bits are compared across tests; slow tests run
+    # longer than they compile.
     quick = config.option.markexpr == "not slow"
     jax.config.update("jax_disable_most_optimizations", quick)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quick)
-    if quick and jax.__version_info__ < (0, 11):
-        # Half the time of compilation again; the flag is gone in jax 0.11, which refuses it.
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_addoption(parser):

@@ -15,6 +15,7 @@ import transformers
 from torch.func import functional_call, grad
 
 from benchmarks.step_cost.measure import Case, Compiled, spread
+from benchmarks.step_cost.profile import of_peer, of_program
 from benchmarks.step_cost.setting import BETA, MODES, Setting
 from ofmu_jax.methods import GradDiff, Npo, Ofmu
 from ofmu_jax.models import read_checkpoint
@@ -123,7 +124,8 @@ def peers(
 
     Returns:
       By name: `ours`, `peer` (seconds), their `ratio`, taken round by round, and the `deviation`
-      of the two models after their first step, in parts of how far it took them.
+      of the two models after their first step, in parts of how far it took them; and the
+      `profile` of each.
     """
     torch.set_num_threads(threads)
     exact = Ofmu(
@@ -137,6 +139,7 @@ def peers(
     )
     chosen = {
         "grad_diff": (setting, GradDiff(warmup=0.0)),
+        "grad_diff, remat dots": (dataclasses.replace(setting, remat="dots"), GradDiff(warmup=0.0)),
         "npo": (setting, Npo(warmup=0.0)),
         "ofmu": (small, exact),
         "ofmu, fast": (small, dataclasses.replace(exact, **MODES["fast"])),
@@ -153,7 +156,7 @@ def peers(
             if name == "ofmu":  # fused attention, the default, has no second derivative
                 model.set_attn_implementation("eager")
             peer = Peer(model, *batches, method)
-            last_peer = getattr(peer, name)
+            last_peer = getattr(peer, name.split(",")[0])
         began = time.perf_counter()
         step()
         last_peer()
@@ -162,8 +165,9 @@ def peers(
         if same:
             deviation = _deviation(model, step.arguments[0].params, ours.params)
         rows[name] = _in_turn(step, last_peer, repeats) | {"deviation": deviation}
+        rows[name]["profile"] = {"ours": of_program(step), "peer": of_peer(last_peer)}
     for name, (ours, theirs) in _operations(setting).items():
-        rows[name] = _in_turn(ours, theirs, 10 * repeats) | {"deviation": None}
+        rows[name] = _in_turn(ours, theirs, 10 * repeats) | {"deviation": None, "profile": None}
     return {
         "rows": rows,
         "settings": [dataclasses.asdict(setting), dataclasses.asdict(small)],

@@ -120,3 +120,15 @@ def step_peers() -> str:
             _table(["step", "batch", "ours", "PyTorch", "ratio", "deviation"], cells),
         ]
     )
+
+
+def step_profile() -> str:
+    rows = _read()["peers"]["rows"]
+    cells = [
+        [name, whose, *(f"{seconds:.3f}" for seconds in (part["products"], part["other"]))]
+        for name, row in rows.items()
+        if row["profile"]
+        for whose, part in (("ours", row["profile"]["ours"]), ("PyTorch", row["profile"]["peer"]))
+        if not (name == "ofmu, fast" and whose == "PyTorch")
+    ]
+    return _table(["step", "whose", "matrix products, s", "all else, s"], cells)

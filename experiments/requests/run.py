@@ -1,9 +1,12 @@
 """Ten deletion requests one by one, all at once, and by retraining; and what retain data are worth.
 
-usage: python -m experiments.requests.run --out DIR [--seed N ...]    trains, serves, writes DIR
-       python -m experiments.requests.run --out DIR --collect         results.json and the plot here
+usage: python -m experiments.requests.run --out DIR [--on tofu --data-dir TOFU --model CHECKPOINT
+           [--models FOLDER]] [--seed N ...]
+       python -m experiments.requests.run --out DIR [--on tofu] --collect
 
-Every seed has fictitious authors and models of its own. What DIR holds is not made again.
+The first trains, serves and writes DIR; what DIR holds is not made again. The second writes
+results.json and the plot beside the config. On the embedded authors every seed has authors and
+models of its own; on TOFU the models are those of a comparison, FOLDER being its OUT/models.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from experiments.of_comparison import SPLITS, Comparison
 from ofmu_jax.contest.significance import mean_interval
 from ofmu_jax.evals import Subject, evaluate_tofu
 from ofmu_jax.methods import Method
@@ -41,27 +45,42 @@ from ofmu_jax.runs.models import has_model, load_model
 from ofmu_jax.runs.train import train
 
 HERE = pathlib.Path(__file__).parent
-FACTS = 10
 ONE_BY_ONE, AT_ONCE = "one by one", "all at once"
 
 
 class World:
     """One seed: its data, the model before, the retrained one, and requests served."""
 
-    def __init__(self, config: dict, seed: int, folder: pathlib.Path) -> None:
+    def __init__(
+        self,
+        config: dict,
+        seed: int,
+        folder: pathlib.Path,
+        comparison: Comparison | None,
+        models: pathlib.Path | None,
+    ) -> None:
         self.config, self.seed, self.folder = config, seed, folder
-        self.data_config = from_dict(DataConfig, config["data"] | {"data_seed": seed}, "data")
+        if comparison:
+            self.data_config = comparison.contest.data
+            self.method = comparison.chosen(config["chosen"])
+        else:
+            self.data_config = from_dict(DataConfig, config["data"] | {"data_seed": seed}, "data")
+            self.method = from_dict(Method, config["method"], "method")
         self.data = load_data(self.data_config)
         self.pool = Pool(self.data)
         folder.mkdir(parents=True, exist_ok=True)
+        if comparison:
+            self.models = comparison.trained(models or folder / "models")
+        else:
+            self.models = {name: self.trained(split) for name, split in SPLITS.items()}
 
     def run(self) -> dict:
         """Every figure of this seed."""
-        original, retrained = self.trained("full"), self.trained("retain")
-        first = len(self.data.retain)
+        original, retrained = self.models["original"], self.models["retrained"]
+        first, facts = len(self.data.retain), self.config["facts"]
         requests = {
-            f"r{n}": list(range(start, start + FACTS))
-            for n, start in enumerate(range(first, len(self.pool), FACTS), 1)
+            f"r{n}": list(range(start, start + facts))
+            for n, start in enumerate(range(first, len(self.pool), facts), 1)
         }
         results = {"modes": {}, "retain_data": {}}
         subjects = {}
@@ -80,9 +99,9 @@ class World:
             name: self.truth(subject, retained)["forget_quality"]["D"]
             for name, subject in (("original", self.subject(original)), *subjects.items())
         }
-        facts = {"half": list(range(len(self.pool) - 4 * FACTS, len(self.pool), 2))}
+        half = {"half": list(range(len(self.pool) - 4 * facts, len(self.pool), 2))}
         for name, values in self.config["retain_data"].items():
-            service = self.serve(name, facts, original, Retention(**values))
+            service = self.serve(name, half, original, Retention(**values))
             results["retain_data"][name] = self.line(service.records[0])
         return results
 
@@ -116,7 +135,7 @@ class World:
                 output=OutputConfig(str(folder), resume=folder.is_dir()),
                 model=str(original),
                 requests=str(file),
-                method=from_dict(Method, self.config["method"], "method"),
+                method=self.method,
                 merged=merged,
                 loop=loop,
                 retention=retention or Retention(),
@@ -144,14 +163,25 @@ class World:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--on", choices=["authors", "tofu"], default="authors")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--model")
+    parser.add_argument("--models", type=pathlib.Path)
     parser.add_argument("--seed", type=int, nargs="*")
     parser.add_argument("--collect", action="store_true")
     arguments = parser.parse_args()
-    config = read_mapping(HERE / "config.yaml")
+    folder = HERE / arguments.on
+    config = read_mapping(folder / "config.yaml")
     if not arguments.collect:
+        comparison = None
+        if arguments.on == "tofu":
+            if not (arguments.data_dir and arguments.model):
+                parser.error("--on tofu needs --data-dir and --model")
+            comparison = Comparison(config["comparison"], arguments.data_dir, arguments.model)
         for seed in arguments.seed or config["seeds"]:
             began = time.perf_counter()
-            world = World(config, seed, arguments.out / f"seed_{seed}")
+            place = arguments.out / f"seed_{seed}"
+            world = World(config, seed, place, comparison, arguments.models)
             results = world.run() | {"seconds": time.perf_counter() - began}
             write_json(arguments.out / f"seed_{seed}.json", results)
     seeds = {
@@ -159,7 +189,7 @@ def main() -> None:
         for seed in config["seeds"]
         if (arguments.out / f"seed_{seed}.json").is_file()
     }
-    folder = HERE if arguments.collect else arguments.out
+    folder = folder if arguments.collect else arguments.out
     write_json(folder / "results.json", {"config": config, "seeds": seeds, "versions": versions()})
     plot(list(seeds.values()), folder / "requests.png")
 

@@ -7,16 +7,23 @@ from collections.abc import Callable
 from ofmu_jax.contest.cells import NONE, interval, table
 from ofmu_jax.contest.significance import mean_interval
 
-RESULTS = pathlib.Path(__file__).with_name("results.json")
+HERE = pathlib.Path(__file__).parent
 
 
-def _deletions() -> tuple[list[dict], str]:
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+def _deletions(on: str) -> tuple[list[dict], str]:
+    results = json.loads((HERE / on / "results.json").read_text(encoding="utf-8"))
     seeds, versions = list(results["seeds"].values()), results["versions"]
+    options, repeated = {
+        "authors": (
+            "",
+            f"{len(seeds)} seeds, each with models and fictitious authors of its own; brackets are "
+            "95 % intervals over them",
+        ),
+        "tofu": (" --on tofu --data-dir TOFU --model CHECKPOINT", "One seed"),
+    }[on]
     return seeds, (
-        f"`python -m experiments.requests.run --out DIR`; jax {versions['jax']}, Python "
-        f"{versions['python']}, CPU. {len(seeds)} seeds, each with models and fictitious "
-        "authors of its own; brackets are 95 % intervals over them"
+        f"`python -m experiments.requests.run{options} --out DIR`; jax {versions['jax']}, Python "
+        f"{versions['python']}, CPU. {repeated}"
     )
 
 
@@ -26,7 +33,15 @@ def _over(seeds: list[dict], value: Callable[[dict], float | None]) -> str:
 
 
 def deletion_requests() -> str:
-    seeds, command = _deletions()
+    return _requests("authors")
+
+
+def deletion_requests_tofu() -> str:
+    return _requests("tofu")
+
+
+def _requests(on: str) -> str:
+    seeds, command = _deletions(on)
     columns = {
         "forget": lambda m: _over(seeds, lambda s: m(s)["forget"]),
         "kept": lambda m: _over(seeds, lambda s: m(s)["kept"]),
@@ -60,7 +75,7 @@ def deletion_requests() -> str:
 
 
 def retain_data() -> str:
-    seeds, command = _deletions()
+    seeds, command = _deletions("authors")
     names = ("forget", "neighbours", "kept", "utility_ratio")
     columns = {
         name.replace("_", " "): lambda row, name=name: _over(

@@ -9,12 +9,10 @@ results.json beside this file from all methods that OUT holds. What OUT holds is
 """
 
 import argparse
-import dataclasses
 import json
 import pathlib
 
-from ofmu_jax.contest.config import CompareConfig, Contest, read_contest
-from ofmu_jax.contest.trained_once import trained_once
+from experiments.of_comparison import Comparison
 from ofmu_jax.methods import Method
 from ofmu_jax.runs.attack import RESULTS, attack
 from ofmu_jax.runs.attack_config import AttackConfig
@@ -29,11 +27,9 @@ from ofmu_jax.runs.config import (
 )
 from ofmu_jax.runs.folder import write_json
 from ofmu_jax.runs.models import has_model
-from ofmu_jax.runs.train import train
 from ofmu_jax.runs.unlearn import unlearn
 
 HERE = pathlib.Path(__file__).parent
-SPLITS = {"original": "full", "retrained": "retain"}
 
 
 def main() -> None:
@@ -45,22 +41,12 @@ def main() -> None:
     parser.add_argument("--methods", default="")
     arguments = parser.parse_args()
     config = read_mapping(HERE / "config.yaml")
-    comparison = HERE.parents[1] / config["comparison"]
-    contest = read_contest(
-        CompareConfig(
-            str(comparison / "config.yaml"),
-            OutputConfig("unused"),
-            data_dir=arguments.data_dir,
-            model=arguments.model,
-        )
-    )
-    methods = read_methods(config, contest, comparison)
+    comparison = Comparison(config["comparison"], arguments.data_dir, arguments.model)
+    contest = comparison.contest
+    methods = read_methods(config, comparison)
     wanted = [name for name in arguments.methods.split(",") if name] or list(methods)
     keep_programs(cache_folder())
-    models = arguments.models or arguments.out / "models"
-    trained = {
-        name: _trained(contest, models / f"{name}_0", split) for name, split in SPLITS.items()
-    }
+    trained = comparison.trained(arguments.models or arguments.out / "models")
     for name in wanted:
         run = arguments.out / "runs" / name
         if not has_model(run):
@@ -88,13 +74,9 @@ def main() -> None:
         write_json(HERE / "results.json", collect(arguments.out / "attacks", config, methods))
 
 
-def read_methods(config: dict, contest: Contest, comparison: pathlib.Path) -> dict[str, Method]:
+def read_methods(config: dict, comparison: Comparison) -> dict[str, Method]:
     """The methods by label: the chosen settings of the comparison, then those of the config."""
-    found = json.loads((comparison / "results.json").read_text())["summary"]["methods"]
-    chosen = {
-        name: contest.entries[name].at(found[name]["best"]["point"]) for name in config["chosen"]
-    }
-    return chosen | {
+    return {name: comparison.chosen(name) for name in config["chosen"]} | {
         name: from_dict(Method, values, f"methods.{name}")
         for name, values in config["methods"].items()
     }
@@ -110,12 +92,6 @@ def collect(folder: pathlib.Path, config: dict, methods: dict[str, Method]) -> d
             versions = found.pop("versions")
             rows[name] = {"method": to_dict(method), **found}
     return {"attack": config["attack"], "methods": rows, "versions": versions}
-
-
-def _trained(contest: Contest, folder: pathlib.Path, split: str) -> pathlib.Path:
-    run = contest.training(0, split, str(folder))
-    run = dataclasses.replace(run, output=dataclasses.replace(run.output, resume=True))
-    return trained_once(folder, has_model, lambda: train(run))
 
 
 if __name__ == "__main__":

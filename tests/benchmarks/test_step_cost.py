@@ -1,11 +1,14 @@
 """The benchmark of what a step costs, on a model that is next to nothing."""
 
 import json
+import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks.step_cost import __main__ as command
-from benchmarks.step_cost import goals, measure, parts, setting
+from benchmarks.step_cost import goals, measure, parts, profile, setting
 from ofmu_jax.methods import METHODS
 from ofmu_jax.scale import count_flops
 
@@ -58,6 +61,25 @@ def test_a_ratio_is_to_warm_gradients_beside_it(monkeypatch):
     case = lambda name: measure.Case(name, None, ())
     row = measure.measure(case("unit"), [case("step")], 1)["rows"]["step"]
     assert row["g-e"]["median"] == 2.0 and row["seconds"]["median"] == 4.0
+
+
+def test_products_are_told_from_the_rest_also_within_loops_and_fusions():
+    weights = jnp.full((3, 64, 64), 0.01)
+
+    def layer(x, w):
+        return jnp.sin(x @ w), None
+
+    case = measure.Case(
+        "layers", lambda x: jax.lax.scan(layer, x, weights)[0], (jnp.ones((64, 64)),)
+    )
+    step = measure.Compiled(case)
+    text = step.program.as_text()
+    kinds = profile.product_kinds(text)
+    assert list(kinds.values()).count("products") == 1 and "other" in kinds.values()
+    loops = re.findall(r"%(\S+) = .* while\(", text)
+    assert loops and not set(loops) & set(kinds)
+    seconds = profile.of_program(step)
+    assert seconds["products"] > 0 and seconds["other"] > 0
 
 
 @pytest.mark.slow
