@@ -17,7 +17,7 @@ from benchmarks.step_cost.tables import (
 from experiments.full_size.tables import full_size
 from experiments.plans.tables import plans
 from experiments.pocket_authors.cost import quality_per_cost
-from experiments.requests.tables import deletion_requests, retain_data
+from experiments.requests.tables import deletion_requests, deletion_requests_tofu, retain_data
 from experiments.robustness.tables import robustness
 from ofmu_jax.contest.answers import ANSWERS
 from ofmu_jax.contest.cells import interval, mean, number, p_value, percent, size, table
@@ -308,7 +308,7 @@ PAGES = {
         quality_per_cost,
     ),
     "docs/robustness.md": (robustness,),
-    "docs/requests.md": (deletion_requests, retain_data),
+    "docs/requests.md": (deletion_requests, deletion_requests_tofu, retain_data),
     "docs/scale.md": (plans,),
     "docs/vision.md": (fashion_random, fashion_class, cifar10_subset, u_lira),
 }

@@ -1,5 +1,6 @@
 """Cells of Markdown tables."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +17,10 @@ def table(columns: Mapping[str, Callable[[Any], str]], rows: Mapping[str, Any]) 
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """So many digits after the point."""
-    return NONE if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # no "-0.000"
+    """So many digits after the point; of a NaN, as of the ends of one value's interval, none."""
+    if value is None or math.isnan(value):
+        return NONE
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # no "-0.000"
 
 
 def size(value: float | None) -> str:
@@ -43,7 +46,13 @@ def mean(values: Mapping[str, Any] | None, digits: int = 3) -> str:
 
 
 def interval(values: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """A mean with the ends of its interval, if it has any."""
+    """A mean with the ends of its interval, if it has any.
+
+    >>> interval({"mean": 0.5, "low": 0.25, "high": 0.75}, digits=2)
+    '0.50 [0.25, 0.75]'
+    >>> interval({"mean": 0.5, "low": math.nan, "high": math.nan}, digits=2)
+    '0.50'
+    """
     if not values:
         return NONE
     middle, low, high = (number(values[key], digits) for key in ("mean", "low", "high"))

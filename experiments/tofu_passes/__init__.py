@@ -1,0 +1,1 @@
+"""What more passes over the forget set buy."""
