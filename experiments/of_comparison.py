@@ -1,5 +1,6 @@
 """What other experiments take from a comparison: its data, its models and its chosen settings."""
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -13,6 +14,16 @@ from ofmu_jax.runs.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 SPLITS = {"original": "full", "retrained": "retain"}
+
+
+def parser(usage: str | None) -> argparse.ArgumentParser:
+    """The arguments that these experiments share."""
+    made = argparse.ArgumentParser(description=usage)
+    made.add_argument("--data-dir", required=True)
+    made.add_argument("--model", required=True)
+    made.add_argument("--out", type=pathlib.Path, required=True)
+    made.add_argument("--methods", default="", help="separated by commas; all by default")
+    return made
 
 
 class Comparison:

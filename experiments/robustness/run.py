@@ -8,11 +8,10 @@ from FOLDER, a comparison's OUT/models), unlearns with each method, attacks the 
 results.json beside this file from all methods that OUT holds. What OUT holds is not made anew.
 """
 
-import argparse
 import json
 import pathlib
 
-from experiments.of_comparison import Comparison
+from experiments.of_comparison import Comparison, parser
 from ofmu_jax.methods import Method
 from ofmu_jax.runs.attack import RESULTS, attack
 from ofmu_jax.runs.attack_config import AttackConfig
@@ -33,13 +32,9 @@ HERE = pathlib.Path(__file__).parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--models", type=pathlib.Path)
-    parser.add_argument("--methods", default="")
-    arguments = parser.parse_args()
+    usage = parser(__doc__)
+    usage.add_argument("--models", type=pathlib.Path)
+    arguments = usage.parse_args()
     config = read_mapping(HERE / "config.yaml")
     comparison = Comparison(config["comparison"], arguments.data_dir, arguments.model)
     contest = comparison.contest

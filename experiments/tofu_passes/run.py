@@ -9,11 +9,10 @@ comparison and are trained if they are not there; several processes may share OU
 results.json beside this file.
 """
 
-import argparse
 import dataclasses
 import pathlib
 
-from experiments.of_comparison import Comparison
+from experiments.of_comparison import Comparison, parser
 from ofmu_jax.contest.arena import REPORT, Arena
 from ofmu_jax.contest.ledger import Ledger
 from ofmu_jax.contest.population import Member
@@ -25,14 +24,10 @@ HERE = pathlib.Path(__file__).parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--methods", default="")
-    parser.add_argument("--seed", type=int, nargs="*")
-    parser.add_argument("--collect", action="store_true")
-    arguments = parser.parse_args()
+    usage = parser(__doc__)
+    usage.add_argument("--seed", type=int, nargs="*")
+    usage.add_argument("--collect", action="store_true")
+    arguments = usage.parse_args()
     config = read_mapping(HERE / "config.yaml")
     arguments.out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(arguments.out / "runs.jsonl")
