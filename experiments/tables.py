@@ -13,6 +13,7 @@ from benchmarks.step_cost.tables import (
     step_goals,
     step_memory,
     step_peers,
+    step_profile,
 )
 from experiments.full_size.tables import full_size
 from experiments.plans.tables import plans
@@ -305,6 +306,7 @@ PAGES = {
         step_memory,
         step_curves,
         step_peers,
+        step_profile,
         quality_per_cost,
     ),
     "docs/robustness.md": (robustness,),

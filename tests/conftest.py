@@ -12,11 +12,9 @@ from hypothesis import settings
 from ofmu_jax.runs.cache import cache_folder, keep_programs
 from tests.command_line import item, write
 
-FLAGS = ["--xla_force_host_platform_device_count=8"]
-if jax.__version_info__ < (0, 11):
-    # Compiles in half the time. A later jax does not know the flag, and refuses it.
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 
 # What a test compiles, another one, or the next run of the tests, finds there.
 keep_programs(cache_folder())
@@ -27,11 +25,14 @@ settings.load_profile("ci")
 
 def pytest_configure(config):
     # To compile the small programs of quick tests takes longer than to run them, also in processes
-    # that a test starts. For a whole run, as bits are compared across tests; slow tests run
-    # longer than they compile.
+    # that a test starts. For a whole run, as bits are compared across tests; slow tests have
+    # programs as users do.
     quick = config.option.markexpr == "not slow"
     jax.config.update("jax_disable_most_optimizations", quick)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quick)
+    if quick and jax.__version_info__ < (0, 11):
+        # Half the time again. A later jax does not know the flag, and refuses it.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_addoption(parser):

@@ -1,7 +1,8 @@
-"""How much of a step's time are matrix products, in our program and in PyTorch's."""
+"""What a step's time goes to, in our program and in PyTorch's."""
 
 import pathlib
 import re
+import resource
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,8 @@ def of_program(step: Compiled) -> dict[str, float]:
     """Seconds of a step of ours, by XLA's events; a fusion with a product in it counts as one.
 
     Returns:
-      `products` and `other`.
+      `products` and `other`, and what lies beside them: `system`, the kernel's part of the time,
+      and `faults`, the pages of memory that it handed out.
     """
     kinds = product_kinds(step.program.as_text())
     found = dict.fromkeys(("products", "other"), 0.0)
@@ -36,7 +38,7 @@ def of_program(step: Compiled) -> dict[str, float]:
         for event in (e for plane in planes for line in plane.lines for e in line.events):
             if event.name in kinds:
                 found[kinds[event.name]] += event.duration_ns * 1e-9 / STEPS
-    return found
+    return found | _kernel(step)
 
 
 def product_kinds(text: str) -> dict[str, str]:
@@ -91,4 +93,15 @@ def of_peer(step: Callable[[], Any]) -> dict[str, float]:
     for row in profile.key_averages():
         kind = "products" if _PEER.match(row.key) else "other"
         found[kind] += row.self_cpu_time_total * 1e-6 / STEPS
-    return found
+    return found | _kernel(step)
+
+
+def _kernel(step: Callable[[], Any]) -> dict[str, float]:
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    for _ in range(STEPS):
+        step()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "system": (after.ru_stime - before.ru_stime) / STEPS,
+        "faults": (after.ru_minflt - before.ru_minflt) / STEPS,
+    }

@@ -123,12 +123,12 @@ def step_peers() -> str:
 
 
 def step_profile() -> str:
-    rows = _read()["peers"]["rows"]
+    rows, kinds = _read()["peers"]["rows"], ("products", "other", "system")
     cells = [
-        [name, whose, *(f"{seconds:.3f}" for seconds in (part["products"], part["other"]))]
+        [name, whose, *(f"{part[kind]:.3f}" for kind in kinds), f"{part['faults']:,.0f}"]
         for name, row in rows.items()
         if row["profile"]
         for whose, part in (("ours", row["profile"]["ours"]), ("PyTorch", row["profile"]["peer"]))
-        if not (name == "ofmu, fast" and whose == "PyTorch")
     ]
-    return _table(["step", "whose", "matrix products, s", "all else, s"], cells)
+    head = ["step", "whose", "matrix products, s", "all else, s", "kernel, s", "page faults"]
+    return _table(head, cells)
