@@ -20,6 +20,7 @@ from experiments.plans.tables import plans
 from experiments.pocket_authors.cost import quality_per_cost
 from experiments.requests.tables import deletion_requests, deletion_requests_tofu, retain_data
 from experiments.robustness.tables import robustness
+from experiments.tofu_passes.tables import tofu_passes
 from ofmu_jax.contest.answers import ANSWERS
 from ofmu_jax.contest.cells import interval, mean, number, p_value, percent, size, table
 from ofmu_jax.contest.images import IMAGES
@@ -296,7 +297,7 @@ def u_lira() -> str:
 
 PAGES = {
     "README.md": (pocket_authors,),
-    "docs/comparison.md": (pocket_tofu, sensitivity, ablations),
+    "docs/comparison.md": (pocket_tofu, tofu_passes, sensitivity, ablations),
     "docs/models.md": (families, generation, memorised),
     "docs/evaluation.md": (tofu_evaluation, evaluation_speed),
     "docs/full_size.md": (full_size,),
