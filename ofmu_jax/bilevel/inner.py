@@ -110,9 +110,7 @@ def maximize_inner(
         del extra_args
         params = required_params(params, "maximize_inner")
         weight = schedules.evaluate(beta, state.count)
-        # Without a similarity term the retain gradient serves the first step's diagnostics alone.
-        constant = objectives.is_static_zero(weight)
-        every = inner_steps if constant else sim.every
+        every = 1 if objectives.is_static_zero(weight) else sim.every
 
         def step(carry: Any, t: jax.Array, anew: bool) -> Any:
             y, opt_state, term, terms, previous, kept = carry
@@ -151,7 +149,7 @@ def maximize_inner(
         carry: Any = (
             params,
             state.opt_state,
-            None if every == 1 or constant else zeros,
+            None if every == 1 else zeros,
             objectives.unknown_terms(params),
             () if keep_secant == "none" else (zeros, zeros),
             curvature.unknown_secant(params, keep_hvp=False).curvature,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ofmu_jax.bilevel import curvature, gradients
+from ofmu_jax.bilevel import curvature, gradients, schedules
 from ofmu_jax.bilevel.gradients import LossFn, Objective, Params, StackedLoss
 
 SIMILARITIES = ("cosine", "squared_cosine")
@@ -80,6 +80,8 @@ def as_similarity(similarity: str | Similarity) -> Similarity:
 class PhiTerms(NamedTuple):
     """What one evaluation of grad Phi shows besides the gradient; scalars, float32 at least.
 
+    Without a similarity term no retain gradient is taken, and what it would show is NaN.
+
     Attributes:
       forget_loss: L_f, mean over the forget objectives.
       retain_loss: L_r, mean over the retain objectives.
@@ -105,8 +107,8 @@ def unknown_terms(params: Params) -> PhiTerms:
     return PhiTerms(*(jnp.full((), jnp.nan, dtype) for _ in PhiTerms._fields))
 
 
-def is_static_zero(weight: float | jax.Array) -> bool:
-    """Whether a weight is 0 when the program is built, so that its term can be left out."""
+def is_static_zero(weight: schedules.ScalarOrSchedule) -> bool:
+    """Whether a weight is the number 0 when the program is built: its term can be left out."""
     return isinstance(weight, int | float) and weight == 0
 
 
@@ -193,7 +195,7 @@ def grad_phi(
     """The gradient of Phi by its exact formula, `g_f - beta (H_f u + H_r v)`.
 
     Two gradients and two Hessian-vector products per pair of objectives; with a `beta` that is the
-    Python number 0, two gradients.
+    Python number 0, the forget gradient alone.
 
     Args:
       forget: forget objective(s).
@@ -220,6 +222,8 @@ def grad_phi_and_term(
     sim: Similarity,
 ) -> tuple[Params, Params | None, PhiTerms]:
     """`grad_phi` with `beta grad S` after the clip; None for a `beta` that is the number 0."""
+    if is_static_zero(beta):
+        return _forget_gradient(forget, params)
     (forget_losses, g_f), (retain_losses, g_r) = gradients.values_and_gradients(
         forget, retain, params
     )
@@ -228,20 +232,14 @@ def grad_phi_and_term(
     forget_norm = jnp.sqrt(curvature.squared_norm(mean_f) + sim.eps**2)
     c = gradients.cosines(g_f, g_r, sim.eps)
 
-    taken = None
-    if is_static_zero(beta):
-        ascent = mean_f
-    else:
-        term = _similarity_gradient(forget, retain, params, g_f, g_r, sim)
-        factor = jnp.asarray(beta, jnp.promote_types(c.dtype, jnp.float32))
-        if sim.clip is not None:
-            length = factor * jnp.sqrt(curvature.squared_norm(term) + sim.eps**2)
-            bound = sim.clip * forget_norm
-            factor = factor * jnp.where(length > bound, bound / jnp.where(length > 0, length, 1), 1)
-        taken = jax.tree.map(lambda g, t: (factor * t).astype(g.dtype), mean_f, term)
-        ascent = optax.tree.sub(mean_f, taken)
-
-    ascent = optax.tree.cast_like(ascent, params)
+    term = _similarity_gradient(forget, retain, params, g_f, g_r, sim)
+    factor = jnp.asarray(beta, jnp.promote_types(c.dtype, jnp.float32))
+    if sim.clip is not None:
+        length = factor * jnp.sqrt(curvature.squared_norm(term) + sim.eps**2)
+        bound = sim.clip * forget_norm
+        factor = factor * jnp.where(length > bound, bound / jnp.where(length > 0, length, 1), 1)
+    taken = jax.tree.map(lambda g, t: (factor * t).astype(g.dtype), mean_f, term)
+    ascent = optax.tree.cast_like(optax.tree.sub(mean_f, taken), params)
     terms = PhiTerms(
         forget_loss=jnp.mean(forget_losses),
         retain_loss=jnp.mean(retain_losses),
@@ -255,11 +253,24 @@ def grad_phi_and_term(
     return ascent, taken, jax.tree.map(lambda x: x.astype(dtype), terms)
 
 
-def grad_phi_with_term(forget: Objective, params: Params, term: Params | None) -> Params:
+def _forget_gradient(forget: Objective, params: Params) -> tuple[Params, None, PhiTerms]:
+    """`grad_phi_and_term` of Phi = L_f."""
+    losses, g_f = gradients.value_and_gradients(forget, params)
+    ascent = jax.tree.map(lambda g: jnp.mean(g, axis=0), g_f)
+    unknown = unknown_terms(params)
+    loss, norm = (
+        x.astype(unknown.phi.dtype)
+        for x in (jnp.mean(losses), jnp.sqrt(curvature.squared_norm(ascent)))
+    )
+    terms = unknown._replace(forget_loss=loss, phi=loss, forget_norm=norm, phi_norm=norm)
+    return optax.tree.cast_like(ascent, params), None, terms
+
+
+def grad_phi_with_term(forget: Objective, params: Params, term: Params) -> Params:
     """`g_f - term`: grad Phi at the price of the forget gradient, with a term of elsewhere."""
     _, g_f = gradients.value_and_gradients(forget, params)
     mean_f = optax.tree.cast_like(jax.tree.map(lambda g: jnp.mean(g, axis=0), g_f), params)
-    return mean_f if term is None else optax.tree.sub(mean_f, term)
+    return optax.tree.sub(mean_f, term)
 
 
 def _similarity_gradient(
@@ -318,6 +329,9 @@ def penalised(
 
     def value(params: Params) -> jax.Array:
         ascent, terms = grad_phi(forget, retain, params, beta=beta, similarity=similarity)
-        return terms.retain_loss + rho * curvature.squared_norm(ascent)
+        retain_loss = terms.retain_loss
+        if is_static_zero(beta):
+            retain_loss = jnp.mean(gradients.value_and_gradients(retain, params)[0])
+        return retain_loss + rho * curvature.squared_norm(ascent)
 
     return value

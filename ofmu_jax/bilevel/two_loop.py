@@ -14,7 +14,13 @@ import optax
 from ofmu_jax.bilevel import curvature, gradients, penalties
 from ofmu_jax.bilevel.gradients import Objective, Params
 from ofmu_jax.bilevel.inner import MaximizeInnerState, check_inner_steps, maximize_inner
-from ofmu_jax.bilevel.objectives import PhiTerms, Similarity, as_similarity, unknown_terms
+from ofmu_jax.bilevel.objectives import (
+    PhiTerms,
+    Similarity,
+    as_similarity,
+    is_static_zero,
+    unknown_terms,
+)
 from ofmu_jax.bilevel.penalties import PenaltyState
 from ofmu_jax.bilevel.safety import all_finite, count_skips, required_params, select
 from ofmu_jax.bilevel.schedules import ScalarOrSchedule
@@ -26,7 +32,9 @@ PENALTIES = ("stationarity", "gated", "value_gap", "none")
 class Diagnostics(NamedTuple):
     """What the step's own computation shows, at no extra gradient; scalars.
 
-    The terms are those at theta_k on the step's batches. `curvature` is s where the penalty is
+    The terms are those at theta_k on the step's batches. Where `beta` is the number 0 nothing needs
+    the retain gradient at theta_k: `retain_loss` and `retain_norm` are then those where the outer
+    gradient is taken, and `cosine` is NaN. `curvature` is s where the penalty is
     taken (between the last two inner iterates if there is no stationarity penalty; NaN if T = 1
     leaves nothing to measure it with); `rho` is rho_k.
     """
@@ -175,8 +183,14 @@ def ofmu(
 
         # Outer gradient at x: that of L_r, plus that of the penalty.
         x = params if variant == "anchor" else y
-        _, retain_grads = gradients.value_and_gradients(retain_fn, x)
+        retain_losses, retain_grads = gradients.value_and_gradients(retain_fn, x)
         gradient = jax.tree.map(lambda g: jnp.mean(g, axis=0), retain_grads)
+        terms = inner_state.terms
+        if is_static_zero(beta):
+            terms = terms._replace(
+                retain_loss=jnp.mean(retain_losses).astype(terms.retain_loss.dtype),
+                retain_norm=jnp.sqrt(curvature.squared_norm(gradient)).astype(terms.phi_norm.dtype),
+            )
         if updates is not None:
             gradient = optax.tree.add(gradient, updates)
         gradient, penalty_state = add_penalty.update(
@@ -201,7 +215,7 @@ def ofmu(
             inner=kept[0],
             penalty=kept[1],
             outer=kept[2],
-            diagnostics=_diagnostics(inner_state.terms, penalty_state),
+            diagnostics=_diagnostics(terms, penalty_state),
             notfinite_count=consecutive,
             total_notfinite=total,
         )

@@ -103,18 +103,20 @@ class Method(Hyperparameters, abc.ABC):
     def transformation(self, steps: int) -> optax.GradientTransformationExtraArgs:
         """The update rule over `steps` steps; its `update` takes `forget_fn` and `retain_fn`."""
 
-    def optimizer(self, steps: int) -> optax.GradientTransformation:
-        """Clipped AdamW with linear warm-up and linear decay."""
+    def schedule(self, steps: int, peak: Any = 1.0) -> optax.Schedule:
+        """Linear warm-up to the peak of a step size, and linear decay to 0."""
         rising = round(self.warmup * steps)
-        schedule = optax.join_schedules(
+        return optax.join_schedules(
             [
-                optax.linear_schedule(
-                    self.learning_rate / (rising + 1), self.learning_rate, rising
-                ),
-                optax.linear_schedule(self.learning_rate, 0.0, max(steps - rising, 1)),
+                optax.linear_schedule(peak / (rising + 1), peak, rising),
+                optax.linear_schedule(peak, 0.0, max(steps - rising, 1)),
             ],
             [rising],
         )
+
+    def optimizer(self, steps: int) -> optax.GradientTransformation:
+        """Clipped AdamW with the learning rate of `schedule`."""
+        schedule = self.schedule(steps, self.learning_rate)
         return optax.chain(
             optax.clip_by_global_norm(self.max_grad_norm),
             optax.adamw(schedule, weight_decay=self.weight_decay),

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
+import optax
+
 from ofmu_jax.methods.ofmu import Ofmu
 
 
@@ -12,7 +14,8 @@ class OfmuPlus(Ofmu):
 
     OFMU with `L_f = -matching(forget)`, which is greatest, and stationary, where the forget answers
     are as improbable as answers that were never seen; one inner step; no similarity term and no
-    outer penalty, which such an inner problem does not need. Each can be turned on again.
+    outer penalty, which such an inner problem does not need. Each can be turned on again. A step
+    costs one gradient of either loss.
     """
 
     forget_loss: str = "matched"
@@ -27,3 +30,7 @@ class OfmuPlus(Ofmu):
     """As of OFMU."""
 
     name: ClassVar[str] = "ofmu_plus"
+
+    def transformation(self, steps: int) -> optax.GradientTransformationExtraArgs:
+        """As of OFMU; the inner step size rises and falls with the outer learning rate."""
+        return self.two_loops(self.optimizer(steps), self.schedule(steps))

@@ -178,5 +178,5 @@ def _feed(config: DecoderConfig, params: Any, method: Method, request: Request) 
         tokens = jnp.asarray(request.retain.tokens)
         log_probs = language.token_log_probs(apply_fn(params, tokens), tokens)
         losses = -np.asarray(log_probs)[request.retain.scored[:, 1:]]
-        unseen = loss_quantiles(losses, config.vocab_size)
+        unseen = loss_quantiles(losses)
     return Feed(request.forget, request.retain, request.alternative, references, unseen)

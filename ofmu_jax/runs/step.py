@@ -103,8 +103,7 @@ def unlearning_step(
       tx: the method's transformation.
       full: from what is trained and what is frozen to the model's parameters.
       microbatches: in how many parts the losses of a batch are taken, one after another; a divisor
-        of its rows. Means over rows or tokens stay those of the whole batch; what the matching
-        loss sorts is one part.
+        of its rows. Means over rows or tokens stay those of the whole batch.
       shardings: how the model's parameters lie on a mesh, a tree like them; so lie gradients by
         them then, too, also those that gradients by adapters are taken from.
 

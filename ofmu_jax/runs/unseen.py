@@ -43,7 +43,7 @@ def unseen_quantiles(model: Model, data: RequestData, template: str, needed_by: 
         scored = batch["scored"][:, 1:].copy()
         scored[len(pairs) - start :] = False
         losses.append(-fetch(score(model.params, batch["tokens"]))[scored])
-    return loss_quantiles(np.concatenate(losses), model.config.vocab_size)
+    return loss_quantiles(np.concatenate(losses))
 
 
 def unseen_items(data: RequestData, needed_by: str) -> tuple[QAItem, ...]:

@@ -9,6 +9,7 @@ import pytest
 
 from ofmu_jax import bilevel as bl
 from ofmu_jax.bilevel import quadratics as qd
+from ofmu_jax.scale import count_flops
 from tests.bilevel.problems import closures, network, run
 
 BETA, RHO, ETA_IN, ETA_OUT = 0.4, 0.05, 0.02, 0.1
@@ -66,7 +67,6 @@ def test_one_step_is_the_paper_s(variant, penalty):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_gated_penalty_is_there_only_where_it_does_not_oppose_forgetting(sign):
     problem = qd.random_quadratic(jax.random.key(0), 6)
@@ -99,6 +99,28 @@ def test_diagnostics_are_the_terms_at_theta():
     np.testing.assert_allclose(state.diagnostics.rho, RHO)
     _, state = tx.update(None, state, theta + updates, **losses)
     np.testing.assert_allclose(state.diagnostics.rho, 2 * RHO)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("variant", bl.VARIANTS)
+def test_without_a_similarity_a_step_costs_one_gradient_of_either_loss(variant):
+    params, loss, forget, retain = network()
+    big = jax.tree.map(lambda x: jnp.tile(x, (64, 1)), (forget, retain))
+    losses = closures(loss, *big)
+    tx = make(beta=0.0, inner_steps=1, penalty="none", variant=variant)
+    update = lambda p: tx.update(None, tx.init(p), p, **losses)
+    gradient = jax.value_and_grad(losses["forget_fn"])
+    assert count_flops(update, params) / count_flops(gradient, params) == pytest.approx(2, rel=0.05)
+    _, state = update(params)
+    shown = state.diagnostics
+    x = params
+    if variant != "anchor":
+        x = jax.tree.map(lambda p, g: p + ETA_IN * g, params, jax.grad(losses["forget_fn"])(params))
+    value, at_x = jax.value_and_grad(losses["retain_fn"])(x)
+    np.testing.assert_allclose(shown.retain_loss, value, rtol=1e-12)
+    np.testing.assert_allclose(shown.retain_norm, optax.tree.norm(at_x), rtol=1e-12)
+    np.testing.assert_allclose(shown.forget_loss, gradient(params)[0], rtol=1e-12)
+    assert jnp.isnan(shown.cosine)
 
 
 @pytest.mark.usefixtures("x64")

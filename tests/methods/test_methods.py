@@ -21,6 +21,7 @@ from ofmu_jax.methods import (
     GradDiff,
     Npo,
     Ofmu,
+    OfmuPlus,
     SatImp,
     Wga,
     aggregated,
@@ -305,6 +306,27 @@ def test_a_schedule_ends_at_zero_and_common_fields_are_checked(field):
         Npo(**{field: -1.0})
     with pytest.raises(InputError, match=f"method ofmu: {field} must be"):
         Ofmu(**{field: float("nan")})
+
+
+def test_the_inner_step_of_ofmu_plus_rises_and_falls_with_the_outer_one():
+    def displacements(method):
+        tx = method.transformation(10)
+        losses = {"forget_fn": lambda p: jnp.sum(p), "retain_fn": lambda p: 0.0 * jnp.sum(p)}
+        state, p, found = tx.init(jnp.zeros(2)), jnp.zeros(2), []
+        for _ in range(10):
+            step, state = tx.update(None, state, p, **losses)
+            p = optax.apply_updates(p, step)
+            found.append(float(step[0]) / 1e-2)
+        return found
+
+    # The gradient is constant, so that Adam's step is its size.
+    numbers = {"inner_learning_rate": 1e-2, "weight_decay": 0.0}
+    rising_and_falling = [0.5, *np.linspace(1, 0, 10)[:9]]
+    np.testing.assert_allclose(
+        displacements(OfmuPlus(**numbers)), rising_and_falling, rtol=1e-4, atol=1e-6
+    )
+    constant = Ofmu(inner_steps=1, beta=0.0, penalty="none", **numbers)
+    np.testing.assert_allclose(displacements(constant), 1, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
