@@ -78,7 +78,10 @@ def report(contest: Contest, ledger: Ledger, folder: pathlib.Path) -> None:
     measures = contest.track.measures
     summary = summarise(records, list(contest.entries), measures)
     stated = contest.stated()
-    stated["data"]["data_dir"] = None  # results are for others, who have the files elsewhere
+    # Results are for others, who have the files elsewhere.
+    stated["data"]["data_dir"] = None
+    if stated.get("model") and pathlib.Path(stated["model"]).is_dir():
+        stated["model"] = pathlib.Path(stated["model"]).resolve().name
     write_json(
         folder / RESULTS,
         {
