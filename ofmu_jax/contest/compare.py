@@ -80,8 +80,9 @@ def report(contest: Contest, ledger: Ledger, folder: pathlib.Path) -> None:
     stated = contest.stated()
     # Results are for others, who have the files elsewhere.
     stated["data"]["data_dir"] = None
-    if stated.get("model") and pathlib.Path(stated["model"]).is_dir():
-        stated["model"] = pathlib.Path(stated["model"]).resolve().name
+    checkpoint = stated["train"].get("model")
+    if checkpoint and pathlib.Path(checkpoint).is_dir():
+        stated["train"]["model"] = pathlib.Path(checkpoint).resolve().name
     write_json(
         folder / RESULTS,
         {

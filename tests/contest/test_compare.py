@@ -12,7 +12,10 @@ import pytest
 import yaml
 
 from ofmu_jax.cli import main
+from ofmu_jax.contest.compare import report
+from ofmu_jax.contest.config import CompareConfig, read_contest
 from ofmu_jax.contest.ledger import Ledger
+from ofmu_jax.runs.config import OutputConfig
 
 FILE = {
     "data": {"dataset": "authors", "authors": 6, "forget_authors": 2},
@@ -111,6 +114,23 @@ def test_nothing_that_is_there_is_run_again_and_more_trials_go_on(whole, capsys)
 
 
 @pytest.mark.slow
+def test_results_name_the_folders_of_nobody_s_machine(tmp_path):
+    data = tmp_path / "data"
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    given = CompareConfig(
+        str(write(tmp_path / "contest.yaml", data={"dataset": "tofu"})),
+        OutputConfig("unused"),
+        data_dir=str(data),
+        model=str(checkpoint),
+    )
+    report(read_contest(given), Ledger(tmp_path / "runs.jsonl"), tmp_path)
+    stated = results(tmp_path)["contest"]
+    assert stated["train"]["model"] == "checkpoint" and stated["data"]["data_dir"] is None
+    for name in ("results.json", "report.md"):
+        assert str(tmp_path) not in (tmp_path / name).read_text()
+
+
 def test_a_trial_that_diverges_is_recorded(tmp_path):
     methods = {
         "npo": {"search": {"learning_rate": {"choices": [1e-5, 1e30]}}},
