@@ -40,6 +40,7 @@ from ofmu_jax.bilevel.penalties import (
 )
 from ofmu_jax.bilevel.safety import SkipNonfiniteState, skip_nonfinite
 from ofmu_jax.bilevel.schedules import constant, couple_to_rho, geometric, polynomial
+from ofmu_jax.bilevel.step_sizes import polyak_bounded
 from ofmu_jax.bilevel.two_loop import PENALTIES, VARIANTS, Diagnostics, OfmuState, ofmu
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "ofmu",
     "penalised",
     "phi",
+    "polyak_bounded",
     "polynomial",
     "quadratics",
     "secant",

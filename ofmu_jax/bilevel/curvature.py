@@ -102,8 +102,10 @@ class Secant(NamedTuple):
     """What two consecutive iterates tell of the curvature along the path.
 
     Attributes:
-      hvp: estimate of Hess Phi . grad Phi, a tree like the parameters (None if not asked for).
-      curvature: estimate of grad Phi' Hess Phi grad Phi / |grad Phi|^2, scalar.
+      hvp: estimate h of Hess Phi . grad Phi, a tree like the parameters (None if not asked for).
+      curvature: `<grad Phi, h> / |grad Phi|^2`, scalar: with an exact h the curvature s along grad
+        Phi; with any h, which is added to a gradient, its sign says whether that opposes the ascent
+        of Phi.
     """
 
     hvp: Any
@@ -128,14 +130,15 @@ def secant(
       keep_hvp: whether to return the product, or the curvature alone.
     """
     length = squared_norm(displacement)
-    safe = jnp.where(length > 0, length, 1.0)
-    alpha = inner_product(displacement, gradient) / safe
+    alpha = inner_product(displacement, gradient) / jnp.where(length > 0, length, 1.0)
     difference = optax.tree.sub(next_gradient, gradient)
+    norm = squared_norm(gradient)
+    s = alpha * inner_product(gradient, difference) / jnp.where(norm > 0, norm, 1.0)
     return Secant(
         hvp=optax.tree.cast_like(optax.tree.scale(alpha, difference), gradient)
         if keep_hvp
         else None,
-        curvature=(inner_product(displacement, difference) / safe).astype(scalar_dtype(gradient)),
+        curvature=s.astype(scalar_dtype(gradient)),
     )
 
 

@@ -58,8 +58,8 @@ def maximize_inner(
     """T ascent steps on Phi; the update is the displacement y_T - theta.
 
     `y <- y + inner(grad Phi(y))`, all on the batches that the closures hold. The inner optimiser is
-    an ordinary optax minimiser; it is given -grad Phi. Incoming `updates` may be None; if not,
-    they are added to the displacement.
+    an ordinary optax minimiser; it is given -grad Phi, and -Phi as `value`. Incoming `updates` may
+    be None; if not, they are added to the displacement.
 
     Args:
       inner: any optax transformation.
@@ -77,6 +77,7 @@ def maximize_inner(
       ValueError: for T < 1, or T < 2 where a product is to be kept; for a beta that is negative or
         not finite; for an unknown name; for a T that is no multiple of `similarity.every`.
     """
+    inner = optax.with_extra_args_support(inner)
     sim = objectives.as_similarity(similarity)
     schedules.check_weight("beta", beta)
     if keep_secant not in SECANTS:
@@ -113,16 +114,20 @@ def maximize_inner(
         every = 1 if objectives.is_static_zero(weight) else sim.every
 
         def step(carry: Any, t: jax.Array, anew: bool) -> Any:
-            y, opt_state, term, terms, previous, kept = carry
+            y, opt_state, (term, constant), terms, previous, kept = carry
             if anew:
                 ascent, taken, found = objectives.grad_phi_and_term(
                     forget_fn, retain_fn, y, beta=weight, sim=sim
                 )
                 term = None if every == 1 else taken
+                constant, value = found.forget_loss - found.phi, found.phi
                 terms = select(t == 0, found, terms)
             else:
-                ascent = objectives.grad_phi_with_term(forget_fn, y, term)
-            step_updates, opt_state = inner.update(optax.tree.scale(-1, ascent), opt_state, y)
+                ascent, loss = objectives.grad_phi_with_term(forget_fn, y, term)
+                value = loss - constant
+            step_updates, opt_state = inner.update(
+                optax.tree.scale(-1, ascent), opt_state, y, value=-value
+            )
             if keep_secant != "none":
                 # At t = 0 there is no pair of iterates yet; the first is complete at t = 1.
                 wanted = 1 if keep_secant == "first" else max(1, inner_steps - 1)
@@ -136,7 +141,7 @@ def maximize_inner(
                     optax.tree.cast_like(step_updates, y),
                 )
             y = optax.apply_updates(y, step_updates)
-            return y, opt_state, term, terms, previous, kept
+            return y, opt_state, (term, constant), terms, previous, kept
 
         def steps(carry: Any, start: jax.Array) -> tuple[Any, None]:
             carry = step(carry, start, anew=True)
@@ -145,12 +150,12 @@ def maximize_inner(
             in_between = start + jnp.arange(1, every)
             return jax.lax.scan(lambda c, t: (step(c, t, anew=False), None), carry, in_between)
 
-        zeros = optax.tree.zeros_like(params)
+        zeros, unknown = optax.tree.zeros_like(params), objectives.unknown_terms(params)
         carry: Any = (
             params,
             state.opt_state,
-            None if every == 1 else zeros,
-            objectives.unknown_terms(params),
+            (None if every == 1 else zeros, jnp.zeros_like(unknown.phi)),
+            unknown,
             () if keep_secant == "none" else (zeros, zeros),
             curvature.unknown_secant(params, keep_hvp=False).curvature,
         )

@@ -266,11 +266,12 @@ def _forget_gradient(forget: Objective, params: Params) -> tuple[Params, None, P
     return optax.tree.cast_like(ascent, params), None, terms
 
 
-def grad_phi_with_term(forget: Objective, params: Params, term: Params) -> Params:
-    """`g_f - term`: grad Phi at the price of the forget gradient, with a term of elsewhere."""
-    _, g_f = gradients.value_and_gradients(forget, params)
+def grad_phi_with_term(forget: Objective, params: Params, term: Params) -> tuple[Params, jax.Array]:
+    """`g_f - term`, grad Phi at the price of the forget gradient with a term of elsewhere; L_f."""
+    losses, g_f = gradients.value_and_gradients(forget, params)
     mean_f = optax.tree.cast_like(jax.tree.map(lambda g: jnp.mean(g, axis=0), g_f), params)
-    return optax.tree.sub(mean_f, term)
+    loss = jnp.mean(losses).astype(curvature.scalar_dtype(params))
+    return optax.tree.sub(mean_f, term), loss
 
 
 def _similarity_gradient(

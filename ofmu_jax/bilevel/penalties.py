@@ -24,9 +24,9 @@ class PenaltyState(NamedTuple):
     Attributes:
       count: outer steps taken, int32.
       rho: the weight rho_k used last.
-      curvature: s = grad Phi' Hess Phi grad Phi / |grad Phi|^2 where the penalty was last taken;
-        NaN before the first step and where it is not measured. s > 0: the stationarity penalty
-        opposes forgetting.
+      curvature: s = <grad Phi, h> / |grad Phi|^2 where the penalty was last taken, h what stands
+        for Hess Phi . grad Phi; NaN before the first step and where it is not measured. s > 0: the
+        stationarity penalty opposes forgetting.
     """
 
     count: jax.Array  # type: ignore[assignment]

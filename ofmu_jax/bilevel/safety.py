@@ -51,12 +51,17 @@ class SkipNonfiniteState(NamedTuple):
 
 
 def skip_nonfinite(
-    inner: optax.GradientTransformation,
+    inner: optax.GradientTransformation, *, incoming: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces an update that is not finite by zero and keeps the wrapped state as it was.
 
-    Unlike `optax.apply_if_finite` this looks at the outcome, not at the incoming gradient, and
-    never gives in: how many skips in a row are too many is the training loop's decision.
+    Unlike `optax.apply_if_finite` this looks at the outcome and never gives in: how many skips in a
+    row are too many is the training loop's decision.
+
+    Args:
+      inner: the transformation.
+      incoming: look at the incoming gradient too, for an `inner` that keeps it for later, such as
+        `optax.MultiSteps`.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -80,7 +85,7 @@ def skip_nonfinite(
         **extra_args: Any,
     ) -> tuple[Params, SkipNonfiniteState]:
         new, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        finite = all_finite(new)
+        finite = all_finite((new, updates) if incoming else new)
         return select(finite, new, optax.tree.zeros_like(new)), SkipNonfiniteState(
             select(finite, inner_state, state.inner_state),
             *count_skips(finite, state.notfinite_count, state.total_notfinite),

@@ -57,9 +57,13 @@ def geometric(rho: float, growth: float, cap: float = math.inf) -> Schedule:
     _check("rho", rho, 0.0)
     _check("growth", growth, 0.0)
     _check("cap", cap, 0.0, finite=False)
-    return lambda count: jnp.minimum(
-        rho * jnp.power(jnp.asarray(growth, float), jnp.asarray(count)), cap
-    )
+
+    def schedule(count: jax.Array) -> jax.Array:
+        grown = rho * jnp.power(jnp.asarray(growth, float), jnp.asarray(count))
+        # A growth without end overflows, and 0 times that is NaN.
+        return jnp.minimum(jnp.where(jnp.asarray(rho) > 0, grown, 0.0), cap)
+
+    return schedule
 
 
 def polynomial(rho: float, power: float = 1.0, cap: float = math.inf) -> Schedule:

@@ -43,7 +43,7 @@ class Ofmu(TwoLoop, Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_two_loops()
+        self.check_two_loops(self.forget_loss)
         losses = tuple(FORGET_LOSSES)
         self.require("forget_loss", self.forget_loss in losses, f"one of {losses}")
         kind = FORGET_LOSSES[self.forget_loss]

@@ -10,7 +10,7 @@ from ofmu_jax import bilevel
 from ofmu_jax.errors import InputError
 from ofmu_jax.methods.hyperparameters import Hyperparameters
 
-INNER_OPTIMIZERS = ("sgd", "adam")
+INNER_OPTIMIZERS = ("sgd", "adam", "polyak")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,9 @@ class TwoLoop(Hyperparameters):
     inner_learning_rate: float = 1e-4
     """Step size of the inner ascent."""
     inner_optimizer: str = "adam"
-    """Optimiser of the inner ascent: "sgd" or "adam"."""
+    """Optimiser of the inner ascent: "sgd"; "adam"; or "polyak", Adam without momentum whose step
+    goes no further than where a parabola has the forget loss's known optimum, that of "matched";
+    inner_learning_rate is a bound then. See `bilevel.polyak_bounded`."""
     variant: str = "endpoint"
     """Where the outer gradient is taken and the step starts."""
     similarity: str = "cosine"
@@ -48,11 +50,20 @@ class TwoLoop(Hyperparameters):
     penalty: str = "stationarity"
     """"stationarity" as published, "gated" for the same only where s < 0, "value_gap" or "none"."""
 
-    def check_two_loops(self) -> None:
-        """Raises InputError for a name that does not exist or a number out of its range."""
+    def check_two_loops(self, forget_loss: str) -> None:
+        """Raises InputError for a name that does not exist or a number out of its range.
+
+        Args:
+          forget_loss: by name, what the inner loop is to maximise the negative of.
+        """
         self.require("inner_learning_rate", self.inner_learning_rate > 0, "a number > 0")
         known = INNER_OPTIMIZERS
         self.require("inner_optimizer", self.inner_optimizer in known, f"one of {known}")
+        self.require(
+            "inner_optimizer",
+            self.inner_optimizer != "polyak" or forget_loss == "matched",
+            f"sgd or adam, as the forget loss {forget_loss} has no known optimum",
+        )
         try:
             self.two_loops(optax.identity())
         except ValueError as error:
@@ -69,7 +80,6 @@ class TwoLoop(Hyperparameters):
           outer: fed the gradient of F.
           decay: a factor of the inner step size, a schedule of the outer step; 1 by default.
         """
-        inner = {"sgd": optax.sgd, "adam": optax.adam}[self.inner_optimizer]
         rate: Any = self.inner_learning_rate
         if decay is not None:
             # The inner optimiser counts inner steps.
@@ -77,7 +87,7 @@ class TwoLoop(Hyperparameters):
                 return self.inner_learning_rate * decay(count // self.inner_steps)
 
         return bilevel.ofmu(
-            inner=inner(rate),
+            inner=self._inner(rate),
             outer=outer,
             beta=self.beta,
             rho=bilevel.geometric(self.rho, self.rho_growth, self.rho_cap),
@@ -89,3 +99,12 @@ class TwoLoop(Hyperparameters):
             hvp=self.hvp,
             penalty=self.penalty,
         )
+
+    def _inner(self, rate: Any) -> optax.GradientTransformation:
+        if self.inner_optimizer == "sgd":
+            return optax.sgd(rate)
+        if self.inner_optimizer == "adam":
+            return optax.adam(rate)
+        # -Phi = M + beta cos is nowhere below -beta, M + beta cos^2 nowhere below 0.
+        least = -self.beta if self.similarity == "cosine" else 0.0
+        return bilevel.polyak_bounded(optax.adam(rate, b1=0.0), least)

@@ -101,7 +101,24 @@ def test_the_secant_needs_no_knowledge_of_the_inner_optimiser():
     d = 0.03 * jnp.sign(g)
     got = bl.secant(g, d, problem.h_f @ (theta + d - problem.a))
     chex.assert_trees_all_close(got.hvp, problem.h_f @ d * (d @ g) / (d @ d), rtol=1e-9)
-    np.testing.assert_allclose(got.curvature, d @ problem.h_f @ d / (d @ d), rtol=1e-9)
+    np.testing.assert_allclose(got.curvature, g @ got.hvp / (g @ g), rtol=1e-9)
+
+
+@pytest.mark.parametrize("diagonal", [(1.0, -5.0), (-1.0, 5.0)])
+def test_the_sign_is_that_of_the_term_that_is_added(diagonal):
+    # Along Adam's first step, which goes by signs, the curvature has the other sign.
+    h, g = jnp.diag(jnp.array(diagonal)), jnp.array([10.0, 1.0])
+    d = 0.1 * jnp.sign(g)
+    secant = bl.secant(g, d, g + h @ d)
+    assert jnp.sign(d @ h @ d) == -jnp.sign(g @ h @ g)
+    assert jnp.sign(secant.curvature) == jnp.sign(g @ secant.hvp) == jnp.sign(g @ h @ g)
+    penalty = bl.add_stationarity_penalty(0.1, "trajectory", gated=True)
+    losses = {"forget_fn": jnp.sum, "retain_fn": jnp.sum}
+    added, state = penalty.update(
+        jnp.zeros(2), penalty.init(d), jnp.zeros(2), secant=secant, **losses
+    )
+    # A step against what is added moves along the ascent of Phi, or there is none.
+    assert g @ added <= 0 and (state.rho > 0) == (g @ h @ g < 0)
 
 
 def test_a_secant_of_no_displacement_is_zero_not_nan():

@@ -1,5 +1,7 @@
 """Schedules of rho, and the learning rate that follows it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,15 @@ def test_values(schedule, expected):
 
 def test_a_capped_schedule_never_overflows():
     assert float(bl.geometric(1.0, 10.0, cap=5.0)(jnp.int32(10**6))) == 5.0
+
+
+@pytest.mark.parametrize("rho", [0.0, 1e-30])
+def test_a_growth_without_end_makes_no_nan(rho):
+    schedule = bl.geometric(rho, 10.0)
+    for rate in (schedule, jax.jit(lambda k: bl.geometric(jnp.float32(rho), 10.0)(k))):
+        values = [float(rate(jnp.int32(k))) for k in (0, 1, 39, 10**6)]
+        assert not any(math.isnan(value) for value in values)
+        assert values == sorted(values) and (max(values) == 0) == (rho == 0)
 
 
 def test_the_coupled_learning_rate_keeps_the_quadratic_step_stable_for_every_rho():

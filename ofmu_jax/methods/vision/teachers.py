@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ofmu_jax.losses.classification import classification_loss, teacher_divergence
-from ofmu_jax.methods.vision.base import StepMethod, Unlearned
+from ofmu_jax.methods.vision.base import StepMethod, Unlearned, learning_rates
 from ofmu_jax.methods.vision.descent import descend, on_loss
 from ofmu_jax.methods.vision.problem import Problem, Rows
 
@@ -163,6 +163,5 @@ class BadTeacher(StepMethod):
 
 
 def _adam(method: StepMethod, steps: int) -> optax.GradientTransformation:
-    rate = method.learning_rate
-    schedule = optax.cosine_decay_schedule(rate, steps) if method.schedule == "cosine" else rate
-    return optax.chain(optax.add_decayed_weights(method.weight_decay), optax.adam(schedule))
+    rate = learning_rates(method.schedule, method.learning_rate, steps)
+    return optax.chain(optax.add_decayed_weights(method.weight_decay), optax.adam(rate))

@@ -16,7 +16,7 @@ from ofmu_jax.losses.classification import ClassifyFn, ImageBatch
 from ofmu_jax.losses.matching import QUANTILES
 from ofmu_jax.methods.scalarised import aggregated
 from ofmu_jax.methods.two_loop import TwoLoop
-from ofmu_jax.methods.vision.base import StepMethod, Unlearned
+from ofmu_jax.methods.vision.base import StepMethod, Unlearned, learning_rates
 from ofmu_jax.methods.vision.descent import descend
 from ofmu_jax.methods.vision.problem import Problem
 from ofmu_jax.methods.vision.relabelling import with_random_labels
@@ -131,12 +131,11 @@ class ImageOfmu(TwoLoop, TwoObjectives):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_two_loops()
+        self.check_two_loops(self.forget_loss)
 
     def transformation(self, steps: int) -> optax.GradientTransformationExtraArgs:
         """`bilevel.ofmu` around SGD; the schedule holds for both learning rates."""
-        decay = optax.cosine_decay_schedule(1.0, steps) if self.schedule == "cosine" else None
-        return self.two_loops(self.optimizer(steps), decay)
+        return self.two_loops(self.optimizer(steps), learning_rates(self.schedule, 1.0, steps))
 
 
 @dataclasses.dataclass(frozen=True)

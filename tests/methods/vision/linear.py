@@ -1,4 +1,4 @@
-"""Softmax regression as a classifier, and the same in numpy."""
+"""Softmax regression as a classifier, the same in numpy, and how a method is run on it."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -135,3 +135,21 @@ def adam(p, gradient, steps, rate, decay):
             new[name] = p[name] - rate * step
         p = new
     return p
+
+
+KEY = jax.random.key(3)
+STEPS = {"learning_rate": 0.3, "epochs": 3.0}
+
+
+def run(method, given, key=KEY):
+    return jax.jit(method.unlearn)(given, key)
+
+
+def expect(end, params):
+    assert set(end.variables.params) == set(params)
+    for name, value in params.items():
+        np.testing.assert_allclose(end.variables.params[name], value, rtol=1e-8, atol=1e-10)
+
+
+def plus(a, b, weight=1.0):
+    return {name: a[name] + weight * b[name] for name in a}
