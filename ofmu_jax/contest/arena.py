@@ -9,13 +9,13 @@ from typing import Any
 from ofmu_jax.contest.config import Contest
 from ofmu_jax.contest.halves import REPORT, part
 from ofmu_jax.contest.population import Member, Outcome, Runner
-from ofmu_jax.contest.trained_once import trained_once
+from ofmu_jax.contest.trained_once import trained_once, trainings
 from ofmu_jax.data import UnlearningData
-from ofmu_jax.errors import InputError
 from ofmu_jax.evals import Subject, evaluate_tofu
 from ofmu_jax.methods import Method
+from ofmu_jax.runs.answers import check_data
 from ofmu_jax.runs.datasets import load_data
-from ofmu_jax.runs.models import Model, has_model, load_model
+from ofmu_jax.runs.models import depth_of, has_model, load_model
 from ofmu_jax.runs.report import score
 from ofmu_jax.runs.train import train
 
@@ -53,14 +53,25 @@ class Arena:
         self.contest = contest
         config = contest.data_of(replicate)
         self.data = load_data(config)
-        models = folder / "models"
-        self.original = _trained(contest, replicate, "full", models)
-        self.retrained = _trained(contest, replicate, "retain", models)
+        self.original, self.retrained = (
+            load_model(trained_once(training, has_model, train))
+            for training in trainings(contest, folder, replicate)
+        )
         self._runner = Runner(self.original, self.data, contest.rules.loop, config.template)
         self._retained: dict[str, dict[str, Any]] = {}
 
+    @staticmethod
+    def check_before_training(contest: Contest, methods: Sequence[Method]) -> None:
+        """Raises InputError if data, or the model that is to be trained, lack what methods need."""
+        data = load_data(contest.data_of(0))
+        train = contest.training(0, "full", "unused")
+        depth = depth_of(train.model)
+        for method in methods:
+            method.check_depth(depth)
+            check_data(data, method)
+
     def check(self, method: Method) -> None:
-        """Raises InputError if the data or the model lack what a method needs."""
+        """Raises InputError if the trained model lacks what a method needs."""
         self._runner.check(method)
 
     def run(self, members: Sequence[Member], traced: frozenset[str]) -> list[Outcome]:
@@ -106,21 +117,10 @@ class Arena:
 
     def record(self, outcome: Outcome, which: str) -> dict[str, Any]:
         """The record of a run: whether it diverged, its figures, objective and costs."""
-        figures: dict[str, Any] = {}
-        diverged = outcome.diverged
-        if not diverged:
-            try:
-                figures = self.figures(outcome.params, which)
-            except InputError:  # a loss is not finite: nothing else is wrong with these data
-                diverged = True
-        if figures:
-            figures |= outcome.curvature()
-        return {
-            "status": "diverged" if diverged else "ok",
-            "objective": figures.get("score", 0.0),
-            "figures": figures,
-            "cost": outcome.cost(),
-        }
+        self._retrained_results(which)  # what is wrong with the data is said here
+        return outcome.record(
+            lambda params: self.figures(params, which), lambda found: float(found["score"])
+        )
 
     def _utility(self, results: dict[str, Any]) -> float:
         if self.contest.rules.utility == "model":
@@ -149,12 +149,3 @@ class Arena:
             max_new_tokens=rules.max_new_tokens,
             **options,
         )
-
-
-def _trained(contest: Contest, replicate: int, split: str, models: pathlib.Path) -> Model:
-    """A trained model, from the folder if it is there whole; training resumes where it stopped."""
-    folder = models / f"{'original' if split == 'full' else 'retrained'}_{replicate}"
-    config = contest.training(replicate, split, str(folder))
-    output = dataclasses.replace(config.output, resume=True)
-    config = dataclasses.replace(config, output=output)
-    return load_model(trained_once(folder, has_model, lambda: train(config)))

@@ -18,49 +18,65 @@ from ofmu_jax.contest.report import (
     SENSITIVITY,
     write_report,
 )
-from ofmu_jax.contest.space import Point, corners, draw_points
+from ofmu_jax.contest.selection import (
+    CONFIRM,
+    CONFIRMING_SEED,
+    FINAL,
+    REFERENCE,
+    SEARCH,
+    Record,
+    best_trial,
+    finalists,
+)
+from ofmu_jax.contest.space import Point
 from ofmu_jax.contest.summary import summarise
 from ofmu_jax.contest.tracks import LANGUAGE, VISION
+from ofmu_jax.contest.trained_once import check_trained
 from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.config import versions
 from ofmu_jax.runs.folder import RESULTS, open_folder, write_json
 
 RUNS, CONTEST = "runs.jsonl", "contest.json"
-SEARCH, FINAL, REFERENCE = "search", "final", "reference"
 # Of every record; others belong to some stages only, or to the settings of the fingerprint.
 _FIELDS = {"stage": str, "method": str, "seed": int}
 
 AnyArena: TypeAlias = Arena | ImageArena
-_ARENAS: dict[str, Callable[..., AnyArena]] = {LANGUAGE.name: Arena, VISION.name: ImageArena}
+_ARENAS: dict[str, type[AnyArena]] = {LANGUAGE.name: Arena, VISION.name: ImageArena}
 
 
 def compare(config: CompareConfig) -> pathlib.Path:
     """Compares methods as `ofmu compare` does; returns the folder.
 
     Raises:
-      InputError: as `read_contest` does; the data or the model lack what a method needs.
+      InputError: as `read_contest` does; the data or the model lack what a method needs; the folder
+        holds models that were trained otherwise.
     """
     contest = read_contest(config)
     keep_programs(cache_folder())
+    arena = _ARENAS[contest.track.name]
+    labels = chosen(config, contest)
+    entries = [contest.entries[label] for label in labels]
+    tried = [entry.at(point) for entry in entries for point in entry.points]
+    arena.check_before_training(contest, tried)
+    if not config.output.overwrite:
+        check_trained(contest, pathlib.Path(config.output.out))
     folder = open_folder(config.output, config, same=False)
     write_json(folder / CONTEST, contest.stated())
     made: dict[int, AnyArena] = {}
 
     def arenas(replicate: int) -> AnyArena:
         if replicate not in made:
-            made[replicate] = _ARENAS[contest.track.name](contest, folder, replicate)
+            made[replicate] = arena(contest, folder, replicate)
         return made[replicate]
 
-    labels = chosen(config, contest)
-    for entry in map(contest.entries.__getitem__, labels):
-        for point in corners(entry.space):
-            arenas(0).check(entry.at(point))
+    for method in tried:
+        arenas(0).check(method)
     ledger = Ledger(folder / RUNS, _FIELDS)
-    for label in labels:
-        _run_entry(contest, contest.entries[label], ledger, arenas)
+    for entry in entries:
+        _run_entry(contest, entry, ledger, arenas)
         # No other method has use for them, and a process can hold so many only.
-        for arena in made.values():
-            arena.release_programs()
+        for one in made.values():
+            one.release_programs()
     _run_references(contest, ledger, arenas)
     report(contest, ledger, folder)
     print((folder / "report.md").read_text(encoding="utf-8"))
@@ -74,9 +90,9 @@ def report(contest: Contest, ledger: Ledger, folder: pathlib.Path) -> None:
         for label in contest.entries
         for record in _current(contest, _of(contest, ledger, label))
     ]
-    references = [r for r in ledger.read() if r["stage"] == REFERENCE]
-    measures = contest.track.measures
-    summary = summarise(records, list(contest.entries), measures)
+    references = _references(contest, ledger)
+    measures, pairs = contest.track.measures, contest.rules.replicates
+    summary = summarise(records, list(contest.entries), measures, pairs)
     stated = contest.stated()
     # Results are for others, who have the files elsewhere.
     stated["data"]["data_dir"] = None
@@ -112,14 +128,15 @@ def _run_entry(
 ) -> None:
     """Every run of a method that the ledger lacks."""
     rules = contest.rules
-    points = draw_points(entry.space, rules.trials, rules.draw, entry.label)
-    _run_all(
-        contest,
-        entry,
-        [_Run(SEARCH, trial, 0, point) for trial, point in enumerate(points)],
-        ledger,
-        arenas,
-    )
+    trials = [_Run(SEARCH, trial, 0, point) for trial, point in enumerate(entry.points)]
+    _run_all(contest, entry, trials, ledger, arenas)
+    if rules.finalists > 1:
+        again = [
+            _Run(CONFIRM, trial["trial"], CONFIRMING_SEED + k, trial["point"])
+            for trial in finalists(_of(contest, ledger, entry.label), rules.finalists)
+            for k in range(1, rules.confirmations + 1)
+        ]
+        _run_all(contest, entry, again, ledger, arenas)
     best = _best(contest, _of(contest, ledger, entry.label))
     if best is not None:
         # The search's order of the data is seed 0, which is not used again.
@@ -137,19 +154,22 @@ def _run_all(
     arenas: Callable[[int], AnyArena],
 ) -> None:
     done = {(r["stage"], r["trial"], r["seed"]) for r in _of(contest, ledger, entry.label)}
+    if not runs:  # all trials diverged
+        return
     pending = [run for run in runs if (run.stage, run.trial, run.seed) not in done]
     label = f"{entry.label} {runs[0].stage}"
     with tqdm(total=len(runs), initial=len(runs) - len(pending), desc=label, disable=None) as bar:
         for chunk in _chunks(contest, entry, pending):
-            arena = arenas(_replicate(contest, chunk[0]))
+            arena = arenas(_replicate(contest, chunk[0].stage, chunk[0].seed))
             members = [Member(entry.at(run.point), run.seed) for run in chunk]
             outcomes = arena.run(members, entry.traced)
             records = [
                 {
                     **run._asdict(),
+                    "replicate": _replicate(contest, run.stage, run.seed),
                     "method": entry.label,
                     "fingerprint": contest.fingerprint(entry.label),
-                    **arena.record(outcome, SELECT if run.stage == SEARCH else REPORT),
+                    **arena.record(outcome, REPORT if run.stage == FINAL else SELECT),
                 }
                 for run, outcome in zip(chunk, outcomes, strict=True)
             ]
@@ -163,32 +183,54 @@ def _chunks(contest: Contest, entry: Entry, runs: Sequence[_Run]) -> Iterator[li
     groups: dict[Any, list[_Run]] = {}
     for run in runs:
         fixed = [value for name, value in run.point.items() if name not in entry.traced]
-        groups.setdefault((_replicate(contest, run), *fixed), []).append(run)
+        key = (_replicate(contest, run.stage, run.seed), *fixed)
+        groups.setdefault(key, []).append(run)
     size = contest.rules.population
     for group in groups.values():
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _replicate(contest: Contest, run: _Run) -> int:
-    return 0 if run.stage == SEARCH else run.seed % contest.rules.replicates
+def _replicate(contest: Contest, stage: str, seed: int) -> int:
+    return 0 if stage == SEARCH else seed % contest.rules.replicates
 
 
 def _run_references(contest: Contest, ledger: Ledger, arenas: Callable[[int], AnyArena]) -> None:
     """The figures of the models before unlearning and of the retrained ones."""
-    done = {(r["method"], r["seed"]) for r in ledger.read() if r["stage"] == REFERENCE}
+    done = {(r["method"], r["seed"]) for r in _references(contest, ledger)}
     for replicate in range(contest.rules.replicates):
         for name in ("original", "retrained"):
             if (name, replicate) not in done:
-                arena = arenas(replicate)
-                record = {"stage": REFERENCE, "method": name, "seed": replicate}
-                ledger.append([record | {"figures": arena.reference(name, REPORT)}])
+                record = {
+                    "stage": REFERENCE,
+                    "method": name,
+                    "seed": replicate,
+                    "fingerprint": contest.fingerprint(),
+                    "figures": arenas(replicate).reference(name, REPORT),
+                }
+                ledger.append([record])
+
+
+def _references(contest: Contest, ledger: Ledger) -> list[dict[str, Any]]:
+    """The records of models before unlearning and of retrained ones, but those of other data."""
+    return [
+        r
+        for r in ledger.read()
+        if r["stage"] == REFERENCE
+        and r.get("fingerprint") == contest.fingerprint()
+        and r["seed"] < contest.rules.replicates
+    ]
 
 
 def _of(contest: Contest, ledger: Ledger, label: str) -> list[dict[str, Any]]:
-    """A method's records, but those made under other settings or at points no longer drawn."""
-    entry, rules = contest.entries[label], contest.rules
-    points = draw_points(entry.space, rules.trials, rules.draw, label)
+    """A method's records, but those made under other settings, at points no longer drawn or on
+    another pair of models."""
+    points, rules = contest.entries[label].points, contest.rules
     fingerprint = contest.fingerprint(label)
+
+    def pair(record: dict[str, Any]) -> int:
+        return _replicate(contest, record["stage"], record["seed"])
+
+    last_seeds = {SEARCH: 0, CONFIRM: CONFIRMING_SEED + rules.confirmations, FINAL: rules.seeds}
     return [
         r
         for r in ledger.read()
@@ -197,24 +239,40 @@ def _of(contest: Contest, ledger: Ledger, label: str) -> list[dict[str, Any]]:
         and r.get("fingerprint") == fingerprint
         and r["trial"] < rules.trials
         and r["point"] == points[r["trial"]]
-        and (r["stage"] == SEARCH or r["seed"] <= rules.seeds)
+        and r["seed"] <= last_seeds[r["stage"]]
+        and r.get("replicate", pair(r)) == pair(r)  # records of the first version do not say
     ]
 
 
-def _best(contest: Contest, records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The trial whose setting is chosen; None before the search is complete or if all diverged."""
-    trials = [r for r in records if r["stage"] == SEARCH]
-    usable = [r for r in trials if r["status"] == "ok"]
-    if len(trials) < contest.rules.trials or not usable:
+def _best(contest: Contest, records: Sequence[dict[str, Any]]) -> Record | None:
+    """The trial whose setting is chosen; None before that is decided or if all diverged."""
+    kept = _deciding(contest, records)
+    if len({r["trial"] for r in kept if r["stage"] == SEARCH}) < contest.rules.trials:
         return None
-    return max(usable, key=lambda r: (r["objective"], -r["trial"]))
+    rules = contest.rules
+    again = len({(r["trial"], r["seed"]) for r in kept if r["stage"] == CONFIRM})
+    contenders = finalists(kept, rules.finalists)
+    if rules.finalists > 1 and again < len(contenders) * rules.confirmations:
+        return None
+    return best_trial(kept)
 
 
-def _current(contest: Contest, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The trials, and the runs of the setting that is chosen now."""
-    best = _best(contest, records)
+def _deciding(contest: Contest, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The trials, and the further runs of those that are finalists now."""
+    count = contest.rules.finalists
+    contenders = {r["trial"] for r in finalists(records, count)} if count > 1 else set()
     return [
         r
         for r in records
-        if r["stage"] == SEARCH or (best is not None and r["trial"] == best["trial"])
+        if r["stage"] == SEARCH or (r["stage"] == CONFIRM and r["trial"] in contenders)
+    ]
+
+
+def _current(contest: Contest, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What decides, and the runs of the setting that is chosen now."""
+    best = _best(contest, records)
+    return _deciding(contest, records) + [
+        r
+        for r in records
+        if r["stage"] == FINAL and best is not None and r["trial"] == best["trial"]
     ]

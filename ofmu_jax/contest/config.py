@@ -4,14 +4,15 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tyro
 
-from ofmu_jax.contest.space import Point, check_space, corners
-from ofmu_jax.contest.tracks import Track, track_of
+from ofmu_jax.contest.space import Point, check_space, corners, draw_points
+from ofmu_jax.contest.tracks import LANGUAGE, Track, track_of
 from ofmu_jax.errors import InputError
+from ofmu_jax.models import PRESETS
 from ofmu_jax.runs.config import (
     OutputConfig,
     from_dict,
@@ -32,6 +33,8 @@ class CompareConfig:
     model: str | None = None
     """What the original and the retrained model are trained from, in place of what the file says:
     a preset, a run folder, a Hugging Face folder, or hf://organisation/name."""
+    forget: str | None = None
+    """TOFU's forget split, in place of what the file says."""
     methods: str = ""
     """Only these of the file's methods, separated by commas, are run now; with --resume another
     process may run others in the same folder. The report shows all that the folder holds."""
@@ -46,12 +49,14 @@ class Entry:
       kind: the base class of its methods, Method or ImageMethod.
       base: the method with what is fixed.
       space: what is searched.
+      points: of the space, those that are tried.
     """
 
     label: str
     kind: Any
     base: Any
     space: Mapping[str, Any]
+    points: Sequence[Point]
 
     def at(self, point: Point) -> Any:
         """The method at a point of its space.
@@ -94,14 +99,15 @@ class Contest:
     entries: Mapping[str, Entry]
 
     def training(self, replicate: int, split: str, out: str) -> Any:
-        """The config that trains the original ("full") or the retrained ("retain") model."""
+        """The config that trains the original ("full") or the retrained ("retain") model, or goes
+        on where training has stopped."""
         loop = {"log_every": 50, "checkpoint_every": 1000, **self.train.get("loop", {})}
         values = {
             **self.train,
             "loop": {**loop, "seed": replicate},
             "data": to_dict(self.data_of(replicate)),
             "split": split,
-            "output": {"out": out},
+            "output": {"out": out, "resume": True},
         }
         return from_dict(self.track.train, values, "train")
 
@@ -126,19 +132,37 @@ class Contest:
             "methods": methods,
         }
 
-    def fingerprint(self, label: str) -> str:
-        """What a run's record depends on besides its point, stage and seed.
+    def fingerprint(self, label: str | None = None) -> str:
+        """What a run's record depends on besides its point, stage, seed and pair of models.
 
         Of the values that are not the default ones, so that a new field leaves old records valid;
         not of where data and models lie, nor of how many runs there are and how many at once.
+
+        Args:
+          label: whose run; None for the models that no method has touched.
         """
         data = _changed(dataclasses.replace(self.data, data_dir=None))
         rules = _changed(self.rules)
-        for name in ("trials", "seeds", "population", "draw", "replicates"):
+        for name in (
+            "trials",
+            "seeds",
+            "population",
+            "draw",
+            "replicates",
+            "finalists",
+            "confirmations",
+        ):
             rules.pop(name, None)
-        base = _changed(self.entries[label].base)
-        method = {name: v for name, v in base.items() if name not in self.entries[label].space}
-        stated = [data, {**self.train, "model": None}, rules, self.entries[label].base.name, method]
+        model = self.train.get("model")
+        # A preset or an architecture is part of what is compared; a checkpoint's name says where
+        # it lies.
+        if self.track is LANGUAGE and model not in PRESETS:
+            model = None
+        stated = [data, {**self.train, "model": model}, rules]
+        if label is not None:
+            entry = self.entries[label]
+            base = _changed(entry.base)
+            stated += [entry.base.name, {k: v for k, v in base.items() if k not in entry.space}]
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -156,7 +180,8 @@ def read_contest(config: CompareConfig) -> Contest:
 
     Raises:
       InputError: for an unknown section, method, field or hyperparameter, a value out of range, an
-        empty search space, or a method named on the command line that the file lacks.
+        empty search space, a method named on the command line that the file lacks, or a forget
+        split named there for data that have none.
     """
     values = read_mapping(config.config)
     source = f"config {config.config}"
@@ -168,16 +193,24 @@ def read_contest(config: CompareConfig) -> Contest:
     train = {**_mapping(values, "train", source)}
     if config.data_dir is not None:
         data["data_dir"] = config.data_dir
+    if config.forget is not None:
+        if data.get("dataset") != "tofu":
+            raise InputError(
+                f"--forget: {source}: data.dataset is {data.get('dataset')!r}; only tofu has "
+                f"forget splits, {config.forget!r} cannot be taken"
+            )
+        data["forget"] = config.forget
     if config.model is not None:
         train["model"] = config.model
     track = track_of(data.get("dataset"), source)
+    rules = from_dict(track.rules, _mapping(values, "rules", source), f"{source}: rules")
     contest = Contest(
         track,
         from_dict(track.data, data, f"{source}: data"),
         train,
-        from_dict(track.rules, _mapping(values, "rules", source), f"{source}: rules"),
+        rules,
         {
-            label: _entry(label, entry, track.method, source)
+            label: _entry(label, entry, track.method, rules, source)
             for label, entry in _mapping(values, "methods", source).items()
         },
     )
@@ -212,7 +245,7 @@ def _mapping(values: Mapping[str, Any], name: str, source: str) -> Mapping[str, 
     return section
 
 
-def _entry(label: str, values: Any, kind: Any, source: str) -> Entry:
+def _entry(label: str, values: Any, kind: Any, rules: Any, source: str) -> Entry:
     where = f"{source}: methods.{label}"
     if not isinstance(values, Mapping):
         raise InputError(f"{where} is {values!r}; expected a mapping with a search space")
@@ -221,7 +254,25 @@ def _entry(label: str, values: Any, kind: Any, source: str) -> Entry:
     check_space(space, where)
     name = fixed.pop("method", label)
     base = from_dict(kind, {"name": name, **fixed}, where)
-    entry = Entry(label, kind, base, space)
     for point in corners(space):
         from_dict(kind, {"name": name, **fixed, **point}, where)
+    _check_whole_numbers(type(base), space, where)
+    entry = Entry(label, kind, base, space, draw_points(space, rules.trials, rules.draw, label))
+    for trial, point in enumerate(entry.points):
+        try:
+            entry.at(point)
+        except InputError as error:  # values that are right each by itself
+            raise InputError(f"{where}, trial {trial} at {point}: {error}") from error
     return entry
+
+
+def _check_whole_numbers(kind: type, space: Mapping[str, Any], where: str) -> None:
+    for name, hint in typing.get_type_hints(kind).items():
+        kinds = (hint, *typing.get_args(hint))
+        values = space.get(name)
+        listed = values is None or (isinstance(values, Mapping) and "choices" in values)
+        if not listed and int in kinds and float not in kinds:
+            raise InputError(
+                f"{where}: the range of {name} is {values!r}; expected {{choices: [...]}}, "
+                "since it is a whole number"
+            )

@@ -1,6 +1,5 @@
 """Where methods for image classifiers compete."""
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from ofmu_jax.contest.config import Contest
 from ofmu_jax.contest.halves import part
 from ofmu_jax.contest.population import Member, Outcome, fixed_values, in_one_program
-from ofmu_jax.contest.trained_once import trained_once
+from ofmu_jax.contest.trained_once import trained_once, trainings
 from ofmu_jax.data.vision import ImageSet
 from ofmu_jax.evals.vision import UnlearningScores, average_gap
 from ofmu_jax.losses.classification import classification_loss
@@ -43,9 +42,10 @@ class ImageArena:
 
     def __init__(self, contest: Contest, folder: pathlib.Path, replicate: int) -> None:
         self.contest = contest
-        models = folder / "models"
-        self.original = _trained(contest, replicate, "full", models)
-        self.retrained = _trained(contest, replicate, "retain", models)
+        self.original, self.retrained = (
+            load_image_model(trained_once(training, has_image_model, train_images))
+            for training in trainings(contest, folder, replicate)
+        )
         request = load_image_request(contest.data_of(replicate))
         self._parts = {name: request.rows(name) for name in PARTS}
         self._problem = image_problem(
@@ -53,6 +53,10 @@ class ImageArena:
         )
         self._programs: dict[Any, _Program] = {}
         self._retrained_scores: dict[str, UnlearningScores] = {}
+
+    @staticmethod
+    def check_before_training(contest: Contest, methods: Sequence[ImageMethod]) -> None:
+        """As of `check`."""
 
     def check(self, method: ImageMethod) -> None:
         """Every method can run on every image problem; its numbers are checked when it is made."""
@@ -115,9 +119,7 @@ class ImageArena:
           `ua`, `ra`, `ta`, `mia` and their signed gaps to the retrained model's, `average_gap`,
           and `score`, its negative.
         """
-        if which not in self._retrained_scores:
-            self._retrained_scores[which] = self._scores(self.retrained.variables, which)
-        own, retrained = self._scores(variables, which), self._retrained_scores[which]
+        own, retrained = self._scores(variables, which), self._retrained(which)
         gap = average_gap(own, retrained)
         figures = {"score": -gap, "average_gap": gap}
         for name in ("ua", "ra", "ta", "mia"):
@@ -127,15 +129,15 @@ class ImageArena:
 
     def record(self, outcome: Outcome, which: str) -> dict[str, Any]:
         """The record of a run: whether it diverged, its figures, objective and costs."""
-        figures = {} if outcome.diverged else self.figures(outcome.params, which)
-        if figures:
-            figures |= outcome.curvature()
-        return {
-            "status": "diverged" if outcome.diverged else "ok",
-            "objective": 1 / (1 + figures["average_gap"]) if figures else 0.0,
-            "figures": figures,
-            "cost": outcome.cost(),
-        }
+        self._retrained(which)  # what is wrong with the data is said here
+        return outcome.record(
+            lambda params: self.figures(params, which), lambda found: 1 / (1 + found["average_gap"])
+        )
+
+    def _retrained(self, which: str) -> UnlearningScores:
+        if which not in self._retrained_scores:
+            self._retrained_scores[which] = self._scores(self.retrained.variables, which)
+        return self._retrained_scores[which]
 
     def _scores(self, variables: Any, which: str) -> UnlearningScores:
         parts = {
@@ -176,12 +178,3 @@ def _gradient_flops(problem: Problem) -> float:
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     labels = jax.ShapeDtypeStruct((size,), jnp.int32)
     return count_flops(jax.grad(loss), problem.variables.params, images, labels)
-
-
-def _trained(contest: Contest, replicate: int, split: str, models: pathlib.Path) -> ImageModel:
-    """A trained model, from the folder if it is there whole; training resumes where it stopped."""
-    folder = models / f"{'original' if split == 'full' else 'retrained'}_{replicate}"
-    config = contest.training(replicate, split, str(folder))
-    output = dataclasses.replace(config.output, resume=True)
-    config = dataclasses.replace(config, output=output)
-    return load_image_model(trained_once(folder, has_image_model, lambda: train_images(config)))

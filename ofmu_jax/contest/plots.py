@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from ofmu_jax.contest.summary import Record
+from ofmu_jax.contest.selection import SEARCH, Record
 from ofmu_jax.runs.folder import write_figure
 
 _MARKERS = "osD^vP*X<>hp8d"
@@ -25,7 +25,7 @@ def plot_sensitivity(records: Iterable[Record], path: pathlib.Path) -> None:
     """
     objectives: dict[str, list[float]] = {}
     for record in records:
-        if record["stage"] == "search":
+        if record["stage"] == SEARCH:
             objectives.setdefault(record["method"], []).append(record["objective"])
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     look = styles(objectives)

@@ -1,9 +1,10 @@
 """Many runs of one method in one program: its numbers are arguments, its members a leading axis."""
 
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ofmu_jax.data import UnlearningData
+from ofmu_jax.errors import InputError
 from ofmu_jax.losses import language
 from ofmu_jax.methods import Hyperparameters, Method
 from ofmu_jax.models import Network
@@ -73,6 +75,29 @@ class Outcome(NamedTuple):
         if not len(s):
             return {}
         return {"curvature_positive": float((s > 0).mean()), "curvature_mean": float(s.mean())}
+
+    def record(
+        self,
+        judge: Callable[[Any], dict[str, Any]],
+        objective: Callable[[Mapping[str, Any]], float],
+    ) -> dict[str, Any]:
+        """The record of a run: whether it diverged, its figures, objective and costs.
+
+        Args:
+          judge: from parameters to figures; of a model that gives no finite number it raises
+            InputError, and must do so for no other reason.
+          objective: from figures to what settings are chosen by; 0 for a run that diverged.
+        """
+        figures: dict[str, Any] = {}
+        if not self.diverged:
+            with contextlib.suppress(InputError):
+                figures = judge(self.params)
+        return {
+            "status": "ok" if figures else "diverged",
+            "objective": objective(figures) if figures else 0.0,
+            "figures": {**figures, **self.curvature()} if figures else {},
+            "cost": self.cost(),
+        }
 
 
 class _Program(NamedTuple):

@@ -23,17 +23,19 @@ REPORT, PARETO, SENSITIVITY = "report.md", "pareto.png", "sensitivity.png"
 
 _HOW = """\
 Every method may try the same number of settings. The setting with the largest objective, the score
-on one half of the evaluation items, is then run anew with every seed, and the table shows these
-runs on the other half, on which nothing was chosen. All items of the forget set are unlearned."""
+on one half of the evaluation items (its mean over several runs, where there are finalists), is then
+run anew with every seed, and the table shows these runs on the other half, on which nothing was
+chosen. All items of the forget set are unlearned."""
 _COSTS = """\
 Gradients are the cost of a run in units of one gradient of one batch; seconds are without
 compilation. All but the median are means over seeds. A run that diverged has the least score and
 counts in no other figure, but in the costs."""
 _BRACKETS = """\
-Brackets hold Student's t interval of 95 % over seeds. It covers what a seed changes, not the choice
-of items, of the data set or of the model. "vs best other" is the mean difference of scores from the
-best other method's with the same seeds, and Holm p is the two-sided paired t-test of it, adjusted
-by Holm's method for all rows. Which method is the best other is chosen by the same runs, and the
+Brackets hold Student's t interval of 95 % over seeds or, where there are several pairs of models,
+over the means of each pair. It covers what changes with them, not the choice of items or of the
+data set. "vs best other" is the mean difference of scores from the best other method's with the
+same seeds or pairs, and Holm p is the two-sided paired t-test of it, adjusted by Holm's method for
+how many tests there are. Which method is the best other is chosen by the same runs, and the
 test takes differences to be normal: with few seeds it is a guide. Where all differences are equal,
 p is 1 if they are 0, and else 0."""
 _SENSITIVITY_TEXT = """\
@@ -76,7 +78,7 @@ def sensitivity_table(summary: Mapping[str, Any]) -> str:
       The table, in the order of `main_table`.
     """
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "best objective": lambda m: number((m["best"] or {}).get("objective")),
+        "objective of the chosen": lambda m: number((m["best"] or {}).get("objective")),
         "90 % quantile": lambda m: number(m["objective_p90"]),
         "median": lambda m: number(m["objective_median"]),
         "trials within 5 % of the best": lambda m: percent(m["near_best_share"]),

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
 
 from ofmu_jax.errors import InputError
+
+K = TypeVar("K")
 
 
 class Interval(NamedTuple):
@@ -22,7 +24,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """The mean and Student's t interval of it, which takes the values to be normal.
 
     Args:
-      values: one per seed.
+      values: one per seed, or whatever was drawn independently.
       level: confidence, between 0 and 1.
 
     Returns:
@@ -81,7 +83,7 @@ def _standard_error(values: Sequence[float] | np.ndarray) -> float:
     return float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[K, float]) -> dict[K, float]:
     """Holm's step-down adjustment of p-values for how many there are (Holm, 1979).
 
     To reject where the adjusted value is at most 5 % is wrong about any of the hypotheses with a

@@ -100,6 +100,9 @@ def _value(entry: Any, u: float) -> Any:
         return choices[min(int(u * len(choices)), len(choices) - 1)]
     if isinstance(entry, Mapping):
         low, high = entry["uniform"]
-        return float(f"{low + u * (high - low):.3g}")
-    low, high = map(math.log, entry)
-    return float(f"{math.exp(low + u * (high - low)):.3g}")
+        value = low + u * (high - low)
+    else:
+        low, high = entry
+        value = math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
+    # Rounding may lead past a bound.
+    return min(max(float(f"{value:.3g}"), float(low)), float(high))

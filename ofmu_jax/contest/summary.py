@@ -2,66 +2,71 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ofmu_jax.contest.measures import Measures
+from ofmu_jax.contest.selection import CONFIRM, FINAL, SEARCH, Record, best_trial
 from ofmu_jax.contest.significance import disjoint, holm, mean_interval, paired_p
 
 COSTS = ("gradient_equivalents", "seconds", "peak_memory_gib")
 NEAR_BEST = 0.95
 
-Record = Mapping[str, Any]
-
 
 def summarise(
-    records: Iterable[Record], methods: Sequence[str], measures: Measures
+    records: Iterable[Record], methods: Sequence[str], measures: Measures, pairs: int = 1
 ) -> dict[str, Any]:
     """The figures of every method, from the records of its trials and its final runs.
 
     Of records of the same trial, or of the same final seed, the last one holds.
 
     Args:
-      records: of stage "search" and "final"; other stages and other methods are left aside.
+      records: of stage "search", "confirm" and "final"; other stages and methods are left aside.
       methods: the methods to report, in the order to report them.
       measures: which figures there are.
+      pairs: of models, from which the final runs started in turn. Runs from one pair are not
+        independent: where there are several pairs, intervals and tests are over the means of each.
 
     Returns:
       JSON types only, None for what is not known (yet):
         `methods`: by name,
           `trials`, `diverged_trials`: numbers of them;
-          `best`: `trial`, `point` and `objective` of the trial with the largest objective, the
-            first one of several; None if none finished;
+          `best`: `trial`, `point` and `objective` of the trial that `best_trial` chooses; None if
+            none finished;
           `objective_median`, `objective_p90`: quantiles over all trials, diverged ones being 0;
           `near_best_share`: the share of all trials with an objective of at least 95 % of the
-            best; None if the best is 0;
-          `search_seconds`: seconds of all trials together;
+            largest; None if that is 0;
+          `search_seconds`: seconds of all trials and further runs of the best ones together;
           `finals`, `diverged_finals`: numbers of final runs;
-          `figures`: a mean with the ends of its 95 % interval over seeds (`mean`, `low`, `high`;
-            the ends None for one seed) for every figure of the measures. A diverged run has their
-            `diverged_score` and nothing else;
+          `figures`: a mean with the ends of its 95 % interval over seeds or pairs of models
+            (`mean`, `low`, `high`; the ends None for one) for every figure of the measures. A
+            diverged run has their `diverged_score` and nothing else;
           `forget_quality_median`: over the final runs that did not diverge, where there is such a
             figure;
           `per_seed`: `seed`, and a value per seed for every such name of the measures;
           `against`: the comparison of scores with `method`, the best of the others by mean score:
-            `seeds` (how many both have), `difference` (an interval, as above, of the pairs),
-            `p` (paired t-test), `holm_p` (adjusted for all methods) and `disjoint` (whether the
-            intervals of the two means are);
+            `seeds` (how many, or how many pairs of models, both have), `difference` (an interval,
+            as above, of the paired differences), `p` (paired t-test), `holm_p` (adjusted for how
+            many tests there are: the first two methods have theirs in common) and `disjoint`
+            (whether the intervals of the two means are);
           `cost`: the mean over final runs for every name in `COSTS`;
         `ranking`: the methods that have final runs, best mean score first.
     """
     trials: dict[str, dict[int, Record]] = {name: {} for name in methods}
+    again: dict[str, dict[tuple[int, int], Record]] = {name: {} for name in methods}
     finals: dict[str, dict[int, Record]] = {name: {} for name in methods}
     for record in records:
         if record["method"] in trials:
-            if record["stage"] == "search":
+            if record["stage"] == SEARCH:
                 trials[record["method"]][record["trial"]] = record
-            elif record["stage"] == "final":
+            elif record["stage"] == CONFIRM:
+                again[record["method"]][record["trial"], record["seed"]] = record
+            elif record["stage"] == FINAL:
                 finals[record["method"]][record["seed"]] = record
     scores = {
-        name: {seed: _score(run, measures) for seed, run in sorted(runs.items())}
+        name: _by_unit(runs, lambda run: _score(run, measures), pairs)
         for name, runs in finals.items()
         if runs
     }
@@ -70,8 +75,8 @@ def summarise(
     return {
         "methods": {
             name: {
-                **_search(trials[name]),
-                **_final(finals[name], measures),
+                **_search(trials[name], [*again[name].values()]),
+                **_final(finals[name], measures, pairs),
                 "against": against.get(name),
             }
             for name in methods
@@ -90,14 +95,27 @@ def _figure(record: Record, name: str, measures: Measures) -> float | None:
     return _score(record, measures) if name == "score" else record["figures"].get(name)
 
 
-def _search(trials: Mapping[int, Record]) -> dict[str, Any]:
+def _by_unit(
+    finals: Mapping[int, Record], value: Callable[[Record], float | None], pairs: int
+) -> dict[int, float]:
+    """Values by seed, of which those that are unknown are left out; or means by pair of models."""
+    values: dict[int, list[float]] = {}
+    for seed in sorted(finals):
+        known = _known([value(finals[seed])])
+        if known:
+            values.setdefault(seed % pairs if pairs > 1 else seed, []).extend(known)
+    return {unit: statistics.fmean(known) for unit, known in values.items()}
+
+
+def _search(trials: Mapping[int, Record], again: Sequence[Record]) -> dict[str, Any]:
     runs = [trials[number] for number in sorted(trials)]
     objectives = [run["objective"] for run in runs]
     finished = [run for run in runs if run["status"] == "ok"]
-    best = max(finished, key=lambda run: run["objective"], default=None)
+    best = best_trial([*runs, *again])
+    largest = max((run["objective"] for run in finished), default=0.0)
     near = None
-    if best is not None and best["objective"] > 0:
-        least = NEAR_BEST * best["objective"]
+    if largest > 0:
+        least = NEAR_BEST * largest
         near = sum(objective >= least for objective in objectives) / len(runs)
     return {
         "trials": len(runs),
@@ -106,20 +124,21 @@ def _search(trials: Mapping[int, Record]) -> dict[str, Any]:
         "objective_median": float(np.median(objectives)) if runs else None,
         "objective_p90": float(np.quantile(objectives, 0.9)) if runs else None,
         "near_best_share": near,
-        "search_seconds": math.fsum(run["cost"]["seconds"] for run in runs),
+        "search_seconds": math.fsum(run["cost"]["seconds"] for run in [*runs, *again]),
     }
 
 
-def _final(finals: Mapping[int, Record], measures: Measures) -> dict[str, Any]:
+def _final(finals: Mapping[int, Record], measures: Measures, pairs: int) -> dict[str, Any]:
     runs = [finals[seed] for seed in sorted(finals)]
     qualities = _known(run["figures"].get("forget_quality") for run in runs)
+
+    def spread(name: str) -> dict[str, float | None] | None:
+        return _interval(_by_unit(finals, lambda r: _figure(r, name, measures), pairs).values())
+
     return {
         "finals": len(runs),
         "diverged_finals": sum(run["status"] == "diverged" for run in runs),
-        "figures": {
-            name: _interval(_figure(run, name, measures) for run in runs)
-            for name in measures.figures
-        },
+        "figures": {name: spread(name) for name in measures.figures},
         "forget_quality_median": statistics.median(qualities) if qualities else None,
         "per_seed": {
             "seed": sorted(finals),
@@ -134,7 +153,8 @@ def _comparisons(
 ) -> dict[str, dict[str, Any]]:
     """Each method against the best of the others; by name, without those that have no other."""
     compared: dict[str, dict[str, Any]] = {}
-    p_values: dict[str, float] = {}
+    # The best two are compared with each other, which is one test.
+    tests: dict[frozenset[str], float] = {}
     intervals = {name: mean_interval([*values.values()]) for name, values in scores.items()}
     for name in scores:
         others = [other for other in scores if other != name]
@@ -143,18 +163,18 @@ def _comparisons(
         best = max(others, key=means.__getitem__)
         seeds = [seed for seed in scores[name] if seed in scores[best]]
         own, theirs = ([scores[key][seed] for seed in seeds] for key in (name, best))
-        p_values[name] = paired_p(own, theirs)
+        tests[frozenset((name, best))] = paired_p(own, theirs)
         compared[name] = {
             "method": best,
             "seeds": len(seeds),
             "difference": _interval(a - b for a, b in zip(own, theirs, strict=True)),
             "disjoint": disjoint(intervals[name], intervals[best]),
         }
-    adjusted = holm(p_values)
-    return {
-        name: {**values, "p": _finite(p_values[name]), "holm_p": _finite(adjusted[name])}
-        for name, values in compared.items()
-    }
+    adjusted = holm(tests)
+    for name, values in compared.items():
+        test = frozenset((name, values["method"]))
+        values |= {"p": _finite(tests[test]), "holm_p": _finite(adjusted[test])}
+    return compared
 
 
 def _interval(values: Iterable[float | None]) -> dict[str, float | None] | None:

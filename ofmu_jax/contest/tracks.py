@@ -24,17 +24,30 @@ class Rules:
     """Points of its search space that each method may try."""
     draw: Literal["sobol", "random"] = "sobol"
     """How the points are drawn."""
+    finalists: int = 1
+    """So many of the best trials are run again before a setting is chosen, by the mean objective;
+    1 chooses the best trial as it is."""
+    confirmations: int = 2
+    """How often each finalist is run again, with an order of the data and, if there are several
+    pairs of models, a pair of its own."""
     seeds: int = 5
     """Runs of the chosen setting, each with an order of the data of its own."""
     replicates: int = 1
     """Pairs of an original and a retrained model, each pair with a seed of training (and, of the
-    embedded authors, a generation; of images, a split) of its own. The search uses the first; run i
-    of the chosen setting pair i modulo `replicates`."""
+    embedded authors, a generation; of images, a split) of its own. The trials use the first; run i
+    of the chosen setting, and of a finalist, pair i modulo `replicates`."""
     population: int = 1
     """Runs of one method at once, in one program."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "trials", "replicates", "population"):
+        for name in (
+            "batch_size",
+            "trials",
+            "finalists",
+            "confirmations",
+            "replicates",
+            "population",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"rules: {name} must be >= 1, got {getattr(self, name)}")
         if self.seeds < 2:

@@ -82,7 +82,65 @@ def test_the_place_of_data_and_model_is_no_part_of_a_record(tmp_path):
     assert here.fingerprint("npo") == there.fingerprint("npo")
 
 
+def test_the_command_line_names_another_forget_split(tmp_path):
+    path = write(tmp_path / "a.yaml", data={"dataset": "tofu", "forget": "forget10"})
+    asked = read(path, forget="forget01")
+    assert asked.data.forget == asked.training(0, "retain", "out").data.forget == "forget01"
+    stated = write(tmp_path / "b.yaml", data={"dataset": "tofu", "forget": "forget01"})
+    assert asked.fingerprint("npo") == read(stated).fingerprint("npo")
+    assert asked.fingerprint("npo") != read(path).fingerprint("npo")
+
+
+def test_a_forget_split_of_other_data_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match="--forget: .*a.yaml: data.dataset is 'authors'; only tofu"
+    ):
+        read(write(tmp_path / "a.yaml"), forget="forget01")
+
+
 SEARCH = {"search": {"learning_rate": [1e-4, 1e-2]}}
+
+
+@pytest.mark.parametrize(
+    ("data", "train", "kept"),
+    [
+        ({"dataset": "tofu"}, {"model": "elsewhere/checkpoint"}, True),
+        ({"dataset": "tofu"}, {"model": "nano"}, False),
+        ({"dataset": "digits"}, {"model": "resnet18"}, False),
+    ],
+)
+def test_a_preset_or_an_architecture_is_part_of_a_record(data, train, kept, tmp_path):
+    search = {"fine_tune" if data["dataset"] == "digits" else "npo": SEARCH}
+    given = {"data": data, "rules": {}, "methods": search}
+    before = read(write(tmp_path / "a.yaml", train={}, **given))
+    after = read(write(tmp_path / "b.yaml", train=train, **given))
+    for label in (None, *search):
+        assert (before.fingerprint(label) == after.fingerprint(label)) == kept
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            {"method": "rmu", "search": {"layer": [1, 3]}},
+            "methods.x: the range of layer is .1, 3.; expected {choices: .*}, since it is a whole",
+        ),
+        (
+            {
+                "method": "ofmu_plus",
+                "search": {
+                    "forget_loss": {"choices": ["matched", "npo"]},
+                    "inner_optimizer": {"choices": ["polyak", "adam"]},
+                },
+            },
+            "methods.x, trial 0 at {'forget_loss': 'npo', 'inner_optimizer': 'polyak'}: ",
+        ),
+    ],
+)
+def test_points_that_a_method_refuses_are_named_at_once(method, message, tmp_path):
+    rules = {**FILE["rules"], "trials": 8}
+    with pytest.raises(InputError, match=message):
+        read(write(tmp_path / "contest.yaml", methods={"x": method}, rules=rules))
 
 
 @pytest.mark.parametrize(

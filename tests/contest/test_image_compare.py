@@ -2,12 +2,17 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import yaml
 
 from ofmu_jax.cli import main
+from ofmu_jax.contest.config import CompareConfig, read_contest
+from ofmu_jax.contest.image_arena import ImageArena
 from ofmu_jax.contest.ledger import Ledger
+from ofmu_jax.contest.population import Outcome
+from ofmu_jax.runs.config import OutputConfig
 from tests.command_line import refused
 
 FILE = {
@@ -78,6 +83,18 @@ def test_what_is_selected_on_is_not_what_is_reported(whole):
     # 18 forgotten images: 9 to select by and 9 to report.
     for record in records:
         assert round(record["figures"]["ua"] * 9 / 100, 6).is_integer()
+
+
+def test_a_model_whose_logits_are_not_finite_has_diverged(whole, tmp_path):
+    given = CompareConfig(str(whole / "contest.yaml"), OutputConfig("unused"))
+    arena = ImageArena(read_contest(given), whole / "out", 0)
+    params = jax.tree.map(lambda x: x * 1e30, arena.original.variables.params)
+    broken = arena.original.variables._replace(params=params)
+    for _ in range(2):  # the retrained model's figures are known the second time
+        record = arena.record(Outcome(broken, {}, False, 1.0, 0.0, 1.0, 1.0), "select")
+        assert (record["status"], record["objective"], record["figures"]) == ("diverged", 0.0, {})
+    whole_one = Outcome(arena.original.variables, {}, False, 1.0, 0.0, 1.0, 1.0)
+    assert arena.record(whole_one, "select")["status"] == "ok"
 
 
 def test_a_finished_comparison_runs_nothing_again(whole, capsys):

@@ -2,8 +2,7 @@
 
 import dataclasses
 
-import jax
-import numpy as np
+import optax
 import pytest
 
 from ofmu_jax.contest.population import Member, Runner
@@ -36,6 +35,12 @@ def alone(runner, member, folder):
     return target.params, steps
 
 
+def distance(params, expected, start):
+    """How far off `params` are, for each unit of length that `expected` went from `start`."""
+    apart, gone = (optax.tree.norm(optax.tree.sub(expected, other)) for other in (params, start))
+    return float(apart / gone)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
@@ -51,17 +56,17 @@ def test_members_of_a_program_are_what_they_are_alone(method, runner, tmp_path):
     ]
     together = runner.run(members, frozenset({"learning_rate"}))
     apart = [runner.run([member], frozenset({"learning_rate"}))[0] for member in members]
-    for index, member in enumerate(members):
-        params, steps = alone(runner, member, tmp_path / str(index))
-        for outcome in (together[index], apart[index]):
-            assert not outcome.diverged
-            assert all(values.shape == (steps,) for values in outcome.metrics.values())
-            # Adam divides by the root of its second moment: rounding in small entries shows.
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4), outcome.params, params
-            )
-    first, second = (outcome.params["embed_tokens"] for outcome in together)
-    assert np.abs(first - second).max() > 1e-3
+    params, steps = alone(runner, members[1], tmp_path / "alone")
+    for outcome in (*together, *apart):
+        assert not outcome.diverged
+        assert all(values.shape == (steps,) for values in outcome.metrics.values())
+    # Adam divides by the root of its second moment: rounding shows in single entries, not in
+    # the length of an update.
+    start = runner.model.params
+    assert distance(together[0].params, apart[0].params, start) < 1e-3
+    assert distance(together[1].params, params, start) < 1e-3
+    assert distance(apart[1].params, params, start) < 1e-3
+    assert distance(together[0].params, params, start) > 0.1
 
 
 @pytest.mark.slow

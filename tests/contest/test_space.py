@@ -37,6 +37,12 @@ def test_ranges_are_logarithmic_and_uniform_and_choices_equally_likely(kind):
         assert share == pytest.approx(1 / 3, abs=0.06)
 
 
+@pytest.mark.parametrize("entry", [{"uniform": [0.1234, 0.1266]}, [0.1234, 0.1266]])
+def test_rounding_leads_past_no_bound(entry):
+    values = [p["x"] for p in draw_points({"x": entry}, 4096, "sobol", "npo")]
+    assert (min(values), max(values)) == (0.1234, 0.1266)
+
+
 def test_a_sobol_sequence_fills_each_octave_evenly():
     points = draw_points({"x": [1.0, 256.0]}, 64, "sobol", "npo")
     counts = [sum(2**i <= p["x"] < 2 ** (i + 1) for p in points) for i in range(8)]

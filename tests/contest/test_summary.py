@@ -159,9 +159,9 @@ def test_methods_are_compared_with_the_best_of_the_others():
     against = {m: methods[m]["against"] for m in "abc"}
     assert against["a"]["p"] == against["b"]["p"] == pytest.approx(paired_p(a, b))
     assert against["c"]["p"] == pytest.approx(paired_p(c, a))
-    # The smallest of the three times 3; the two equal ones after it times 2, or as large.
+    # Two tests: that of a and b is one. The smaller p times 2; the other, or as large.
     least = min(paired_p(a, b), paired_p(c, a))
-    assert min(v["holm_p"] for v in against.values()) == pytest.approx(3 * least)
+    assert min(v["holm_p"] for v in against.values()) == pytest.approx(2 * least)
     assert against["a"]["seeds"] == 3
 
 
@@ -179,6 +179,25 @@ def test_seeds_are_matched_by_their_number():
     assert against["seeds"] == 3
     assert against["difference"]["mean"] == pytest.approx(0.2)
     assert against["p"] == pytest.approx(paired_p([0.5, 0.7, 0.9], [0.4, 0.5, 0.6]))
+
+
+def test_runs_from_one_pair_of_models_count_once():
+    figures = [{"relative_utility": u} for u in (0.2, 0.4, 0.6, 0.8, None, 1.0)]
+    scores = [0.1, 0.5, 0.9, 0.3, 0.7, None]
+    a = [final("a", s, x, f) for s, (x, f) in enumerate(zip(scores, figures, strict=True))]
+    b = finals("b", *([0.0] * 6))
+    summary = summarise_by([*a, *b], ["a", "b"], ANSWERS, pairs=3)["methods"]["a"]
+    # Seeds 0 and 3 are of pair 0, 1 and 4 of pair 1, 2 and 5 of pair 2; one run diverged.
+    means = [0.2, 0.6, 0.45]
+    assert summary["figures"]["score"] == pytest.approx(mean_interval(means)._asdict())
+    assert summary["figures"]["relative_utility"] == pytest.approx(
+        mean_interval([0.5, 0.4, 0.6])._asdict()
+    )
+    against = summary["against"]
+    assert against["seeds"] == 3 and summary["finals"] == 6
+    assert against["difference"] == pytest.approx(mean_interval(means)._asdict())
+    assert against["p"] == pytest.approx(paired_p(means, [0.0] * 3))
+    assert summary["per_seed"]["seed"] == [0, 1, 2, 3, 4, 5]
 
 
 def test_too_few_seeds_in_common_are_not_tested():
