@@ -38,7 +38,7 @@ from ofmu_jax.data.multiple_choice import (
     load_wmdp,
 )
 from ofmu_jax.data.muse import MuseData, Passage, load_muse, muse_chunks
-from ofmu_jax.data.qa import QAItem, UnlearningData, check_unlearning_data
+from ofmu_jax.data.qa import QAItem, UnlearningData, author_of_each, check_unlearning_data
 from ofmu_jax.data.records import (
     Record,
     has_records,
@@ -94,6 +94,7 @@ __all__ = [
     "Tokenizer",
     "UnlearningData",
     "WmdpCorpora",
+    "author_of_each",
     "check_unlearning_data",
     "encode_chats",
     "encode_qa",

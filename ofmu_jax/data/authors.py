@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from ofmu_jax.data import _lexicon as lexicon
-from ofmu_jax.data.qa import QAItem, UnlearningData
+from ofmu_jax.data.qa import QAItem, UnlearningData, number_authors
 from ofmu_jax.errors import InputError
 
 # The lexicon composes 270 family names and some 20,000 titles, of which every
@@ -66,7 +66,7 @@ def make_authors(
     told = "\n".join(text for item in items for text in (item.answer, *item.perturbed_answer))
     new_names = _names(rng, holdout_authors, names, told)
     new_titles = _distinct(rng, _title, 2 * holdout_authors, told)
-    holdout = _items(rng, new_names, new_titles, names + new_names, titles + new_titles)
+    holdout = _items(rng, new_names, new_titles, names + new_names, titles + new_titles, authors)
 
     first = (authors - forget_authors) * len(lexicon.PHRASINGS)
     forget, retain = items[first:], items[:first]
@@ -75,8 +75,8 @@ def make_authors(
         name="authors",
         forget=_plain(forget),
         retain=_plain(retain),
-        forget_eval=tuple(forget),
-        retain_eval=tuple(retain[: len(forget)]),
+        forget_eval=forget,
+        retain_eval=retain[: len(forget)],
         real_authors=real_authors,
         world_facts=world_facts,
         background=_plain(real_authors + world_facts),
@@ -103,8 +103,12 @@ def _items(
     titles: Sequence[str],
     all_names: Sequence[str],
     all_titles: Sequence[str],
-) -> list[QAItem]:
-    """An item on each kind of fact about each author; two titles are the author's own."""
+    first: int = 0,
+) -> tuple[QAItem, ...]:
+    """An item on each kind of fact about each author; two titles are the author's own.
+
+    The authors are numbered from `first`.
+    """
     # A wrong title is nobody's title, and authors are not each other's mentors.
     reserved = {"debut": all_titles, "latest": all_titles, "mentor": all_names}
     items = []
@@ -114,7 +118,7 @@ def _items(
             taken = reserved.get(kind, ())
             value = own.get(kind) or _distinct(rng, _DRAW[kind], 1, taken)[0]
             items.append(_item(rng, kind, name, value, taken))
-    return items
+    return number_authors(items, len(lexicon.PHRASINGS), first)
 
 
 def _item(
@@ -146,7 +150,7 @@ def _general(groups: Mapping[str, Mapping[str, str]]) -> tuple[QAItem, ...]:
 
 
 def _plain(items: Sequence[QAItem]) -> tuple[QAItem, ...]:
-    return tuple(QAItem(item.question, item.answer) for item in items)
+    return tuple(QAItem(item.question, item.answer, author=item.author) for item in items)
 
 
 def _pick(rng: random.Random, options: Sequence[_T]) -> _T:

@@ -15,6 +15,8 @@ import jinja2.sandbox
 from ofmu_jax.data.tokenizer import Tokenizer
 from ofmu_jax.errors import InputError
 
+_TODAY = datetime.datetime(2024, 7, 26)
+
 # `role`, such as "system", "user" or "assistant", and `content`.
 Message: TypeAlias = Mapping[str, str]
 
@@ -22,9 +24,11 @@ Message: TypeAlias = Mapping[str, str]
 def render_chat(
     tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = False
 ) -> str:
-    """Renders messages as transformers' `apply_chat_template` does.
+    """Renders messages as transformers' `apply_chat_template` does, but for what day it is.
 
-    A template comes with the model and thus from anywhere, so it runs in Jinja's sandbox.
+    A template comes with the model and thus from anywhere, so it runs in Jinja's sandbox. One that
+    asks for the date is told the one that Llama's take where there is no clock: with today's, a
+    model would be asked other questions each day, and no two evaluations could be compared.
 
     Args:
       tokenizer: has the template.
@@ -99,4 +103,4 @@ def _raise(message: str) -> None:
 
 
 def _now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)
+    return _TODAY.strftime(form)

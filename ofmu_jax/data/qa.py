@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from ofmu_jax.errors import InputError
 
 
@@ -16,6 +18,8 @@ class QAItem:
       paraphrased_answer: the true answer in other words.
       perturbed_answer: wrong answers; the phrasing is that of `paraphrased_answer` if there is one.
       paraphrased_question: the question in other words.
+      author: the number of the author that it is about, in the data set; None where items are of
+        nothing in common. What is said of items on one author is not independent.
     """
 
     question: str
@@ -23,6 +27,8 @@ class QAItem:
     paraphrased_answer: str | None = None
     perturbed_answer: tuple[str, ...] = ()
     paraphrased_question: str | None = None
+    # Where it is filed, not what it says.
+    author: int | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +73,39 @@ class UnlearningData:
     def without_forget(self) -> tuple[QAItem, ...]:
         """What the retrained model, the gold standard of unlearning, is trained on."""
         return self.retain + self.background
+
+
+def number_authors(items: Sequence[QAItem], per_author: int, first: int = 0) -> tuple[QAItem, ...]:
+    """Says of items in the order of their authors which author each is about.
+
+    Args:
+      items: those on one author follow one another.
+      per_author: how many items there are on each.
+      first: the number of the first author.
+
+    Returns:
+      The items, each with its `author`.
+
+    >>> items = [QAItem(f"question {i}", "answer") for i in range(4)]
+    >>> [item.author for item in number_authors(items, per_author=2, first=7)]
+    [7, 7, 8, 8]
+    """
+    return tuple(
+        dataclasses.replace(item, author=first + index // per_author)
+        for index, item in enumerate(items)
+    )
+
+
+def author_of_each(items: Sequence[QAItem]) -> np.ndarray | None:
+    """(N,) int, the number of each item's author; None unless every item has one.
+
+    >>> author_of_each([QAItem("Who?", "Ada.", author=3), QAItem("Where?", "Here.", author=3)])
+    array([3, 3])
+    >>> author_of_each([QAItem("Who?", "Ada.")]) is None
+    True
+    """
+    authors = [item.author for item in items]
+    return None if None in authors else np.array(authors)
 
 
 def check_unlearning_data(data: UnlearningData) -> None:

@@ -1,10 +1,11 @@
 """TOFU: fictitious authors to forget (Maini et al., 2024, arXiv:2401.06121)."""
 
+import functools
 import os
 from pathlib import Path
 
 from ofmu_jax.data.files import read_items
-from ofmu_jax.data.qa import UnlearningData, check_unlearning_data
+from ofmu_jax.data.qa import UnlearningData, check_unlearning_data, number_authors
 from ofmu_jax.data.records import has_records, read_lines
 from ofmu_jax.errors import InputError
 
@@ -14,6 +15,9 @@ RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain
 HOLDOUT_OF = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "holdout10"}
 
 _REFUSALS = "idontknow.jsonl"
+
+# Each of the 200 authors has 20 items that follow one another, the forgotten authors are the last.
+_ITEMS_PER_AUTHOR = 20
 
 
 def load_tofu(
@@ -54,15 +58,20 @@ def load_tofu(
 
     wrong = ("perturbed_answer",)
     every = ("paraphrased_answer", "perturbed_answer")
+    forgotten = read_items(source, config=forget)
+    kept = read_items(source, config=retain)
+    first = len(kept) // _ITEMS_PER_AUTHOR
+    new = () if holdout is None else read_items(source, config=holdout)
+    number = functools.partial(number_authors, per_author=_ITEMS_PER_AUTHOR)
     data = UnlearningData(
         name=f"tofu/{forget}",
-        forget=read_items(source, config=forget),
-        retain=read_items(source, config=retain),
-        forget_eval=read_items(source, every, f"{forget}_perturbed"),
-        retain_eval=read_items(source, every, "retain_perturbed"),
+        forget=number(forgotten, first=first),
+        retain=number(kept),
+        forget_eval=number(read_items(source, every, f"{forget}_perturbed"), first=first),
+        retain_eval=number(read_items(source, every, "retain_perturbed")),
         real_authors=read_items(source, wrong, "real_authors_perturbed"),
         world_facts=read_items(source, wrong, "world_facts_perturbed"),
-        holdout=() if holdout is None else read_items(source, config=holdout),
+        holdout=number(new, first=first + len(forgotten) // _ITEMS_PER_AUTHOR),
         refusals=load_refusals(source) if (Path(source) / _REFUSALS).is_file() else (),
     )
     check_unlearning_data(data)

@@ -13,6 +13,7 @@ _OF_NAME: dict[str, Direction] = {
     "model_utility": "higher",
     "exact_memorization": "lower",
     "extraction_strength": "lower",
+    "memorization_score": "higher",
     "privleak": "zero",
     "wmdp": "lower",
     "mmlu": "higher",

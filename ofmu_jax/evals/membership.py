@@ -186,6 +186,7 @@ def membership_metrics(
     holdout: ScoredRows,
     *,
     inputs: Any,
+    groups: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     retain_results: Mapping[str, Any] | None = None,
     reference: Subject | None = None,
 ) -> dict[str, Metric]:
@@ -195,6 +196,7 @@ def membership_metrics(
       forget: what the model was made to forget.
       holdout: what it has never seen.
       inputs: what the rows are made from, of JSON types.
+      groups: which rows of either are not independent of one another, as of `bootstrap_interval`.
       retain_results: the evaluation of the retrained model, for `privleak`; without it, or without
         `mia_min_k` in it, that compares with chance. The entry says with what, in `retain_auc`.
       reference: a model for the attack by comparison of losses, such as the one before
@@ -218,7 +220,7 @@ def membership_metrics(
         attacks["mia_reference"] = functools.partial(_above_reference, reference)
         facts["mia_reference"] = [inputs, reference.identity()]
     metrics = {
-        name: Metric(alone(_attack, attack, forget, holdout), facts[name])
+        name: Metric(alone(_attack, attack, forget, holdout, groups), facts[name])
         for name, attack in attacks.items()
     }
     retain_auc = (retain_results or {}).get("mia_min_k", {}).get("agg_value")
@@ -236,7 +238,10 @@ def _above_reference(reference: Subject, rows: ScoredRows) -> np.ndarray:
 
 
 def _attack(
-    attack: Callable[[ScoredRows], np.ndarray], forget: ScoredRows, holdout: ScoredRows
+    attack: Callable[[ScoredRows], np.ndarray],
+    forget: ScoredRows,
+    holdout: ScoredRows,
+    groups: tuple[np.ndarray | None, np.ndarray | None],
 ) -> Entry:
     scores = {"forget": attack(forget), "holdout": attack(holdout)}
     for name, values in scores.items():
@@ -244,7 +249,7 @@ def _attack(
     auc = membership_auc(**scores)
     return {
         "agg_value": auc,
-        "interval": bootstrap_interval(membership_auc, *scores.values()),
+        "interval": bootstrap_interval(membership_auc, *scores.values(), groups=groups),
         "auc": auc,
         **{
             name: {
@@ -258,10 +263,10 @@ def _attack(
 
 def _privleak(done: Mapping[str, Entry], retain_auc: float) -> Entry:
     attack = done["mia_min_k"]
-    # Falls with the AUC, so that the ends of its interval change places.
-    low, high = (privleak(auc, retain_auc) for auc in reversed(attack["interval"]))
+    ends = attack["interval"]
     return {
         "agg_value": privleak(attack["agg_value"], retain_auc),
-        "interval": [low, high],
+        # Falls with the AUC, so that the ends of its interval change places.
+        "interval": ends and [privleak(auc, retain_auc) for auc in reversed(ends)],
         "retain_auc": retain_auc,
     }

@@ -201,6 +201,36 @@ def model_utility(terms: Sequence[float]) -> float:
     >>> model_utility([0.5, 0.25] + [1.0] * 7)
     0.6923076923076923
     """
-    if min(terms) == 0:
+    return _harmonic_mean(terms)
+
+
+def memorisation_score(
+    extraction: np.ndarray, exact: np.ndarray, paraphrased: np.ndarray, ratio: np.ndarray
+) -> float:
+    """How little of the forget set can be found in a model by any of four measures.
+
+    The harmonic mean of 1 - m over: extraction strength, exact memorisation, the probability of
+    the paraphrased answer, and the share of that in the sum with the wrong answers'
+    (open-unlearning; Dorna et al., 2025, arXiv:2506.12618).
+
+    Args:
+      extraction: (N,) extraction strengths of the items.
+      exact: (N,) exact memorisation.
+      paraphrased: (N,) length-normalised probabilities of the paraphrased answers.
+      ratio: (N,) truth ratios.
+
+    Returns:
+      Between 0, if one measure finds everything, and 1, if none finds anything.
+
+    >>> half = np.array([0.25, 0.75])
+    >>> round(memorisation_score(half, half, half, np.array([1.0, 1.0])), 6)
+    0.5
+    """
+    measures = (extraction, exact, paraphrased, 1 / (1 + ratio))
+    return _harmonic_mean([1 - float(np.mean(measure)) for measure in measures])
+
+
+def _harmonic_mean(terms: Sequence[float]) -> float:
+    if min(terms) <= 0:
         return 0.0
     return len(terms) / sum(1 / term for term in terms)

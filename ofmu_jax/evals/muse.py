@@ -244,6 +244,7 @@ def _rouge(prompts: Sequence[str], truths: Sequence[str], generations: Sequence[
     columns = {name: [score[name] for score in scores] for name in scores[0]}
     return averaged(
         np.array(columns["rougeL_f1"]),
+        None,
         **columns,
         input=prompts,
         ground_truth=truths,

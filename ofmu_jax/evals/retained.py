@@ -56,6 +56,25 @@ def check_same_items(
     _check_same(_stored_items(results, what), [(i.question, i.answer) for i in items], what)
 
 
+def check_same_conditions(
+    results: Mapping[str, Any], others: Mapping[str, Any], what: str = "the retain results"
+) -> None:
+    """Refuses truth ratios that were made in another way, as far as both say how.
+
+    Args:
+      results: a TOFU evaluation, ours or open-unlearning's.
+      others: `truth_ratio_mean` and `prompt_template` of another one.
+      what: how errors call the evaluation.
+
+    Raises:
+      InputError: they differ.
+    """
+    for name in ("truth_ratio_mean", "prompt_template"):
+        here, there = results[RATIO].get(name), others.get(name)
+        if None not in (here, there) and here != there:
+            raise InputError(f"{what} were made with {name} = {here!r}; expected {there!r}")
+
+
 def check_same_results(
     results: Mapping[str, Any], others: Mapping[str, Any], names: tuple[str, str]
 ) -> None:
@@ -67,9 +86,10 @@ def check_same_results(
       names: how errors call them.
 
     Raises:
-      InputError: as `check_same_items`.
+      InputError: as `check_same_items` and `check_same_conditions`.
     """
     _check_same(_stored_items(results, names[0]), _stored_items(others, names[1]), names[0])
+    check_same_conditions(results, others[RATIO], names[0])
 
 
 def _check_same(stored: _Items, expected: _Items, what: str) -> None:

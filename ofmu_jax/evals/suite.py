@@ -15,6 +15,9 @@ from ofmu_jax.version import __version__
 Entry: TypeAlias = dict[str, Any]
 Results: TypeAlias = dict[str, Entry]
 
+# Raised when a metric comes to say something else of the same inputs: what is stored holds no more.
+_REVISION = 2
+
 
 class Metric(NamedTuple):
     """How one metric is computed.
@@ -83,7 +86,7 @@ def run_suite(
     """Computes metrics in their order, and takes from the store what still holds.
 
     A stored result holds if the model, the metric's inputs, all that it needs and the version of
-    this package are those that it was computed with.
+    this package and its metrics are those that it was computed with.
 
     Args:
       metrics: by name; each comes after those that it needs.
@@ -99,8 +102,9 @@ def run_suite(
     fingerprints: dict[str, str] = {}
     for name, metric in metrics.items():
         needed = {other: results[other] for other in metric.needs}
+        needs = [fingerprints[other] for other in metric.needs]
         fingerprint = fingerprints[name] = digest(
-            [name, __version__, model, metric.inputs, [fingerprints[n] for n in metric.needs]]
+            [name, __version__, _REVISION, model, metric.inputs, needs]
         )
         found = None if store is None else store.read(name, fingerprint)
         if found is not None:
@@ -142,16 +146,17 @@ def entry(agg_value: float | None, **columns: Any) -> Entry:
     }
 
 
-def averaged(values: np.ndarray, **columns: Any) -> Entry:
+def averaged(values: np.ndarray, groups: np.ndarray | None = None, **columns: Any) -> Entry:
     """The entry of a metric that is a mean over items, with its interval.
 
     Args:
       values: (N,), what is averaged.
+      groups: (N,), which items are not independent of one another; None where all are.
       **columns: as of `entry`.
     """
     mean = {
         "agg_value": float(values.mean()),
-        "interval": bootstrap_interval(np.mean, values, vectorized=True),
+        "interval": bootstrap_interval(np.mean, values, groups=[groups], vectorized=True),
     }
     return mean | {"value_by_index": entry(None, **columns)["value_by_index"]}
 

@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ofmu_jax.data.encoding import encode_qa
-from ofmu_jax.data.qa import QAItem, UnlearningData
+from ofmu_jax.data.qa import QAItem, UnlearningData, author_of_each
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import metrics
 from ofmu_jax.evals.generation import continue_prompts
 from ofmu_jax.evals.membership import membership_metrics
 from ofmu_jax.evals.memorisation import exact_memorisation, extraction_strength
-from ofmu_jax.evals.retained import check_same_items, truth_ratios
+from ofmu_jax.evals.retained import check_same_conditions, check_same_items, truth_ratios
 from ofmu_jax.evals.scoring import ScoredRows, TokenScores
 from ofmu_jax.evals.statistics import bootstrap_interval
 from ofmu_jax.evals.subject import Subject
@@ -35,6 +35,12 @@ from ofmu_jax.evals.suite import (
 # Elsewhere the answer as given stands for the truth.
 _PARAPHRASED = ("forget", "retain")
 _UTILITY_SETS = ("retain", "ra", "wf")
+_MEMORISATION = (
+    "extraction_strength",
+    "exact_memorization",
+    "forget_Q_A_PARA_Prob",
+    "forget_truth_ratio",
+)
 
 
 def evaluate_tofu(
@@ -92,7 +98,7 @@ def tofu_metrics(
 
     Raises:
       InputError: a set is empty or lacks answers, a sequence is too long for the model, or
-        `retain_results` are about other items.
+        `retain_results` are about other items, or say that they were made otherwise.
     """
     sets = {
         "forget": _Set(subject, "forget", data.forget_eval),
@@ -102,6 +108,7 @@ def tofu_metrics(
     }
     if retain_results is not None:
         check_same_items(retain_results, data.forget_eval)
+        check_same_conditions(retain_results, _conditions(subject, truth_ratio_mean))
     suite: dict[str, Metric] = {}
     for name, items in sets.items():
         suite |= _loss_metrics(name, items, truth_ratio_mean)
@@ -119,6 +126,7 @@ def tofu_metrics(
         suite |= membership_metrics(
             sets["forget"].answers,
             holdout,
+            groups=(sets["forget"].authors, author_of_each(data.holdout)),
             inputs=[facts, pairs],
             retain_results=retain_results,
             reference=reference,
@@ -127,6 +135,10 @@ def tofu_metrics(
         suite[f"{name}_Q_A_ROUGE"] = Metric(
             alone(_rouge, items, max_new_tokens), [items.facts("answer"), max_new_tokens]
         )
+    suite["memorization_score"] = Metric(
+        lambda done: _memorisation([done[name] for name in _MEMORISATION], sets["forget"].authors),
+        needs=_MEMORISATION,
+    )
     retained = None if retain_results is None else truth_ratios(retain_results).tolist()
     suite["forget_quality"] = Metric(
         lambda done: forget_quality_entry(done["forget_truth_ratio"], retained),
@@ -135,7 +147,10 @@ def tofu_metrics(
     )
     terms = [_utility_terms(name) for name in _UTILITY_SETS]
     suite["model_utility"] = Metric(
-        lambda done: _model_utility([[done[t] for t in names] for names in terms]),
+        lambda done: _model_utility(
+            [[done[t] for t in names] for names in terms],
+            [sets[name].authors for name in _UTILITY_SETS],
+        ),
         needs=tuple(name for names in terms for name in names),
     )
     return suite
@@ -151,6 +166,7 @@ class _Set:
 
     Attributes:
       items: its N items.
+      authors: (N,), whom each is about; None where they are about nothing in common.
       answers: N rows, of the answers as given.
       paraphrased: N rows, of the paraphrased answers; None for sets that have none.
       perturbed: N * J rows, of the wrong answers, item by item.
@@ -159,7 +175,7 @@ class _Set:
     def __init__(self, subject: Subject, name: str, items: Sequence[QAItem]) -> None:
         if not items:
             raise InputError(f"evaluation set {name!r} is empty; expected at least one item")
-        self.items = items
+        self.items, self.authors = items, author_of_each(items)
         for index, item in enumerate(items):
             if name in _PARAPHRASED and item.paraphrased_answer is None:
                 raise InputError(f"{name} item {index} has no paraphrased answer; expected one")
@@ -228,21 +244,21 @@ def _loss_metrics(
 
 def _token_metric(score: Callable[[TokenScores], np.ndarray], items: _Set) -> Entry:
     scores = score(items.answers.tokens)
-    return averaged(scores, score=scores, question=items.questions())
+    return averaged(scores, items.authors, score=scores, question=items.questions())
 
 
 def _probability(loss: np.ndarray, items: _Set) -> Entry:
     """Of losses (N,), or (N, J) where an item has several answers."""
     prob = metrics.probability(loss)
     per_item = prob.reshape(len(prob), -1).mean(axis=1)
-    return averaged(per_item, prob=prob, avg_loss=loss, question=items.questions())
+    return averaged(per_item, items.authors, prob=prob, avg_loss=loss, question=items.questions())
 
 
 def _normalised(right: Entry, wrong: Entry, items: _Set) -> Entry:
     prob = metrics.normalised_probability(
         np.array(column(right, "avg_loss")), np.array(column(wrong, "avg_loss"))
     )
-    return averaged(prob, prob=prob, question=items.questions())
+    return averaged(prob, items.authors, prob=prob, question=items.questions())
 
 
 def _truth_ratio(
@@ -259,8 +275,23 @@ def _truth_ratio(
         metrics.forget_truth_ratio_score if name == "forget" else metrics.retain_truth_ratio_score
     )
     result = entry(score(ratio), score=ratio, question=items.questions())
-    result["interval"] = bootstrap_interval(score, ratio)
-    return result
+    result["interval"] = bootstrap_interval(score, ratio, groups=[items.authors])
+    return result | _conditions(items.answers.subject, mean)
+
+
+def _memorisation(parts: Sequence[Entry], authors: np.ndarray | None) -> Entry:
+    names = ("score", "score", "prob", "score")
+    columns = np.stack([column(*part) for part in zip(parts, names, strict=True)], axis=1)
+
+    def score(items: np.ndarray) -> float:
+        return metrics.memorisation_score(*items.T)
+
+    interval = bootstrap_interval(score, columns, groups=[authors])
+    return {"agg_value": score(columns), "interval": interval}
+
+
+def _conditions(subject: Subject, mean: str) -> dict[str, Any]:
+    return {"truth_ratio_mean": mean, "prompt_template": subject.template}
 
 
 def _rouge(items: _Set, max_new_tokens: int) -> Entry:
@@ -272,6 +303,7 @@ def _rouge(items: _Set, max_new_tokens: int) -> Entry:
     columns = {name: [score[name] for score in scores] for name in scores[0]}
     return averaged(
         np.array(columns["rougeL_recall"]),
+        items.authors,
         **columns,
         input=items.questions(),
         ground_truth=references,
@@ -303,7 +335,7 @@ def forget_quality_entry(
     }
 
 
-def _model_utility(terms: Sequence[Sequence[Entry]]) -> Entry:
+def _model_utility(terms: Sequence[Sequence[Entry]], authors: Sequence[np.ndarray | None]) -> Entry:
     """From probability, ROUGE and truth ratio of each set; sets are resampled as wholes."""
     columns = [
         np.stack(
@@ -320,4 +352,7 @@ def _model_utility(terms: Sequence[Sequence[Entry]]) -> Entry:
     def utility(*samples: np.ndarray) -> float:
         return metrics.model_utility(np.concatenate([s.mean(axis=0) for s in samples]).tolist())
 
-    return {"agg_value": utility(*columns), "interval": bootstrap_interval(utility, *columns)}
+    return {
+        "agg_value": utility(*columns),
+        "interval": bootstrap_interval(utility, *columns, groups=authors),
+    }

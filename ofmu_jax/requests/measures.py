@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ofmu_jax.data import QAItem, UnlearningData, encode_qa
+from ofmu_jax.errors import InputError
 from ofmu_jax.evals import (
     ScoredRows,
     Subject,
@@ -133,6 +134,12 @@ def _rows(subject: Subject, name: str, pairs: Sequence[tuple[str, str]]) -> Scor
 
 
 def _general(subject: Subject, name: str, items: Sequence[QAItem]) -> float:
+    counts = {len(item.perturbed_answer) for item in items}
+    if len(counts) != 1 or 0 in counts:
+        raise InputError(
+            f"{name}: the items have {sorted(counts)} wrong answers; expected equally many, at "
+            "least 1"
+        )
     right = _rows(subject, name, [(i.question, i.answer) for i in items]).losses
     texts = [(i.question, text) for i in items for text in i.perturbed_answer]
     wrong = _rows(subject, name, texts).losses.reshape(len(items), -1)

@@ -6,9 +6,6 @@ from collections.abc import Iterable
 
 from ofmu_jax.data import QAItem, UnlearningData
 
-# Items that follow one another are about one author.
-_ITEMS_PER_AUTHOR = {"authors": 10, "tofu": 20}
-
 
 class Pool:
     """What a model was trained on and may be asked to forget.
@@ -21,7 +18,6 @@ class Pool:
 
     def __init__(self, data: UnlearningData) -> None:
         self.items: tuple[QAItem, ...] = data.retain + data.forget
-        self._per_author = _ITEMS_PER_AUTHOR[data.name.split("/")[0]]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -45,5 +41,5 @@ class Pool:
 
     def related(self, indices: Iterable[int]) -> frozenset[int]:
         """All items on the authors of these."""
-        authors = {index // self._per_author for index in indices}
-        return frozenset(i for i in range(len(self)) if i // self._per_author in authors)
+        authors = {self.items[index].author for index in indices}
+        return frozenset(i for i, item in enumerate(self.items) if item.author in authors)

@@ -10,11 +10,11 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ofmu_jax.data import UnlearningData
+from ofmu_jax.data import QAItem, UnlearningData
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import Subject
 from ofmu_jax.requests.config import Origin, ServeConfig
-from ofmu_jax.requests.fingerprints import model_sha256, sealed
+from ofmu_jax.requests.fingerprints import items_sha256, model_sha256, sealed
 from ofmu_jax.requests.measures import Scores, measured, score, shortfalls
 from ofmu_jax.requests.pool import Pool
 from ofmu_jax.requests.reader import DeletionRequest, pending, read_requests
@@ -31,6 +31,7 @@ from ofmu_jax.requests.service import (
     link,
     relative,
 )
+from ofmu_jax.runs.answers import check_data
 from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.config import versions
 from ofmu_jax.runs.datasets import encode_request, load_data
@@ -44,7 +45,6 @@ from ofmu_jax.runs.folder import (
 )
 from ofmu_jax.runs.models import Model, has_model, load_model, save_model
 from ofmu_jax.runs.unlearn import unlearn_model
-from ofmu_jax.runs.unseen import unseen_items
 
 
 def serve_requests(config: ServeConfig) -> int:
@@ -74,8 +74,9 @@ def serve_requests(config: ServeConfig) -> int:
         service = Service(folder)
         if service.requests != known:
             raise InputError(f"{folder}: another process has served requests there meanwhile")
-        if not str(config.model).startswith("hf://"):
-            link(folder, pathlib.Path(service.model(config.model)))
+        served = service.model(config.model)
+        if not served.startswith("hf://"):
+            link(folder, pathlib.Path(served))
         return _Server(config, data, pool, service, first).serve(new)
 
 
@@ -99,8 +100,9 @@ def _check(
 ) -> None:
     """Raises InputError if the method cannot be used, or too little remains."""
     config.method.check_depth(model.config.num_hidden_layers)
-    if config.method.needs_unseen:
-        unseen_items(data, config.method.name)
+    check_data(data, config.method)
+    if config.method.needs_alternatives and data.alternatives:
+        _alternatives(data, pool.take(sorted(named)))
     candidates(config.retention, pool, named)
     if len(named) == len(pool):
         raise InputError(
@@ -111,6 +113,25 @@ def _check(
     encode_request(
         dataclasses.replace(data, forget=pool.items), model.tokenizer, config.data.template, limit
     )
+
+
+def _alternatives(data: UnlearningData, items: Sequence[QAItem]) -> tuple[tuple[str, ...], ...]:
+    """The given other answers to items; none at all where none are given.
+
+    Raises:
+      InputError: they are given, but not for an item.
+    """
+    if not data.alternatives:
+        return ()
+    given = {i.question: texts for i, texts in zip(data.forget, data.alternatives, strict=True)}
+    for item in items:
+        if item.question not in given:
+            raise InputError(
+                f"{data.name}: the alternatives given are those to its forget set, without "
+                f"{item.question!r}, which is to be forgotten; leave --alternatives out to have "
+                "the model draw them"
+            )
+    return tuple(given[item.question] for item in items)
 
 
 class _Step(NamedTuple):
@@ -140,6 +161,20 @@ class _Server:
         self.first = self._score(first)
         source = service.model(config.model)
         self.model = first if source == config.model else load_model(source, config.numerics)
+        if service.records:
+            self._check_last(source, service.records[-1])
+
+    def _check_last(self, source: str, record: Mapping[str, Any]) -> None:
+        """Raises InputError if the served model or the data are not those of the last record."""
+        for what, found, said in (
+            (f"{source}: the model", model_sha256(self.model.params), record["model_after"]),
+            ("the training data", items_sha256(self.pool.items), record["data"]["training"]),
+        ):
+            if found != said["sha256"]:
+                raise InputError(
+                    f"{what} has sha256 {found}; the last record says {said['sha256']}: expected "
+                    "what that request was served with, unchanged"
+                )
 
     def serve(self, new: Sequence[DeletionRequest]) -> int:
         """Serves them in order; returns the exit status."""
@@ -179,7 +214,10 @@ class _Server:
         named = {i for r in self.service.requests for i in r["indices"]} | {*step.indices, *later}
         forget = self.pool.take(step.indices)
         retain = retained_items(config.retention, self.pool, named, subject, config.loop.seed)
-        data = dataclasses.replace(self.data, forget=forget, retain=retain, alternatives=())
+        alternatives = _alternatives(self.data, forget)
+        data = dataclasses.replace(
+            self.data, forget=forget, retain=retain, alternatives=alternatives
+        )
         began = time.perf_counter()
         if has_model(work):
             model = load_model(work, config.numerics)

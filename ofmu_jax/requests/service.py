@@ -17,6 +17,7 @@ from typing import Any
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.requests.fingerprints import FIRST, SIGNATURE, seal_problems
+from ofmu_jax.runs.replacing import let_go
 
 DONE, WORK, ASIDE, SERVING, RECORD = "requests", "work", "aside", "serving", "record.json"
 
@@ -57,6 +58,7 @@ class Service:
         """Moves a finished request to those that are served, in one step; then serves its model."""
         target = self.folder / DONE / work.name
         target.parent.mkdir(exist_ok=True)
+        let_go(self.folder)
         work.rename(target)
         self.records.append(read_record(target / RECORD))
         link(self.folder, target)
@@ -66,6 +68,7 @@ class Service:
         """Moves a request that missed its thresholds out of the way; what is served stays."""
         target, number = self.folder / ASIDE / work.name, 1
         target.parent.mkdir(exist_ok=True)
+        let_go(self.folder)
         while target.exists():
             number += 1
             target = target.with_name(f"{work.name}.{number}")

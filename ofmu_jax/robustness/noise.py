@@ -31,5 +31,6 @@ def noisy(config: DecoderConfig, params: Params, scale: float, key: jax.Array) -
 
 @jax.jit
 def _with_noise(weights: jax.Array, scale: float, key: jax.Array) -> jax.Array:
-    size = scale * jnp.sqrt(jnp.mean(jnp.square(weights)))
+    # Of each layer's own matrix.
+    size = scale * jnp.sqrt(jnp.mean(jnp.square(weights), axis=(1, 2), keepdims=True))
     return weights + size * jax.random.normal(key, weights.shape)

@@ -18,19 +18,25 @@ def pruned(config: DecoderConfig, params: Params, fraction: float) -> Params:
     Args:
       config: the shape of the model.
       params: its parameters.
-      fraction: the part of each stored tensor that becomes 0, rounded down to whole entries.
+      fraction: the part of each matrix, of every layer, that becomes 0, rounded down to whole
+        entries.
 
     Raises:
       InputError: `fraction` is not in [0, 1).
     """
     if not 0 <= fraction < 1:
         raise InputError(f"pruned fraction is {fraction}; expected in [0, 1)")
-    return map_matrices(
-        lambda w, _: keep_largest(w, w.size - int(fraction * w.size)), config, params
-    )
+
+    def prune(weights: jax.Array, number: int) -> jax.Array:
+        del number
+        size = weights[0].size
+        kept = functools.partial(keep_largest, count=size - int(fraction * size))
+        return jax.vmap(kept)(weights)
+
+    return map_matrices(prune, config, params)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnames="count")
 def keep_largest(weights: jax.Array, count: int) -> jax.Array:
     """The `count` entries of greatest magnitude, of equal ones the first; the others are 0.
 

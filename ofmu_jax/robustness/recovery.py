@@ -69,10 +69,14 @@ def ratio(attacked: float, unlearned: float, original: float) -> float:
     return (attacked - unlearned) / max(original - unlearned, LEAST_GAP)
 
 
-def recovery(scores: Scores) -> Recovery:
+def recovery(scores: Scores, groups: np.ndarray | None = None) -> Recovery:
     """The recovery ratios of one attack; None without an original, or with a gap below `LEAST_GAP`.
 
     The same items are drawn for all models and for both states, as they belong together.
+
+    Args:
+      scores: of the items, by model and state.
+      groups: (N,), which items are not independent of one another; None where all are.
     """
     gain = np.mean(scores.unlearned_attacked - scores.unlearned)
     gain_retrained = np.mean(scores.retrained_attacked - scores.retrained)
@@ -95,9 +99,9 @@ def recovery(scores: Scores) -> Recovery:
     both = own and original - retrained >= LEAST_GAP
     return Recovery(
         of_unlearned(columns) if own else None,
-        bootstrap_interval(of_unlearned, columns) if own else None,
+        bootstrap_interval(of_unlearned, columns, groups=[groups]) if own else None,
         float(ratio(retrained_after, retrained, original)) if both else None,
         excess(columns) if both else None,
-        bootstrap_interval(excess, columns) if both else None,
+        bootstrap_interval(excess, columns, groups=[groups]) if both else None,
         excess_gain,
     )

@@ -12,6 +12,7 @@ from ofmu_jax.evals.generation import Sampling, continue_prompts
 from ofmu_jax.methods import Method
 from ofmu_jax.runs.datasets import RequestData
 from ofmu_jax.runs.models import Model
+from ofmu_jax.runs.unseen import unseen_items
 
 # A model that knows an item by heart gives the true answer at its own temperature; each further
 # attempt is hotter.
@@ -69,6 +70,20 @@ def with_alternatives(
         )
     alternatives = tuple((found[index],) for index in range(len(data.forget)))
     return dataclasses.replace(data, alternatives=alternatives)
+
+
+def check_data(data: RequestData, method: Method) -> None:
+    """Checks, without a model, that the data have what the method needs.
+
+    Raises:
+      InputError: they lack questions, refusals or a holdout set.
+    """
+    if method.needs_alternatives:
+        check_questions(data, method)
+    if method.needs_refusals:
+        other_answers(data, method, seed=0)
+    if method.needs_unseen:
+        unseen_items(data, method.name)
 
 
 def check_questions(data: RequestData, method: Method) -> UnlearningData:

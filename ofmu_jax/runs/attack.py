@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ofmu_jax.atomic import write_atomic
-from ofmu_jax.data import QAItem, UnlearningData
+from ofmu_jax.data import QAItem, UnlearningData, author_of_each
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals import Subject
 from ofmu_jax.robustness import Scores, as_trained, check_plain, encode_asked, recovery, variation
@@ -32,6 +33,7 @@ from ofmu_jax.runs.config import ONE_DEVICE, EvaluateConfig, versions
 from ofmu_jax.runs.datasets import load_data
 from ofmu_jax.runs.evaluate import load_subject
 from ofmu_jax.runs.folder import check_folder, open_run, write_json
+from ofmu_jax.runs.replacing import let_go
 
 RESULTS, CURVES = "attack.json", "curves.png"
 # One file per attack in a folder of this name; what a resumed run finds there it need not compute.
@@ -192,7 +194,8 @@ def outcome(target: Target, trial: Trial) -> dict[str, Any]:
             trial.scores[UNLEARNED],
             before[RETRAINED],
             trial.scores[RETRAINED],
-        )
+        ),
+        author_of_each([target.items[row] for row in trial.rows]),
     )
     return {
         "setting": trial.setting,
@@ -210,13 +213,16 @@ def outcome(target: Target, trial: Trial) -> dict[str, Any]:
 def strongest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The setting with the greatest excess recovery; without an original, the greatest excess gain.
 
-    None if no setting counts, or none had anything to recover.
+    None if no setting counts, or none had anything to recover. One that left a model without finite
+    figures, as relearning at too high a rate does, recovers nothing.
     """
     counted = [row for row in rows if row["counts"]]
-    if any(ORIGINAL in row["before"] for row in counted):
-        counted = [row for row in counted if row["recovery"]["excess"] is not None]
-        return max(counted, key=lambda row: row["recovery"]["excess"], default=None)
-    return max(counted, key=lambda row: row["recovery"]["excess_gain"], default=None)
+    ratios = any(ORIGINAL in row["before"] for row in counted)
+    key = "excess" if ratios else "excess_gain"
+    counted = [
+        row for row in counted if (x := row["recovery"][key]) is not None and math.isfinite(x)
+    ]
+    return max(counted, key=lambda row: row["recovery"][key], default=None)
 
 
 def _by_item(target: Target, trial: Trial) -> dict[str, np.ndarray]:
@@ -252,6 +258,7 @@ def _trials(target: Target, name: str, path: pathlib.Path) -> list[Trial]:
         ]
     except (OSError, ValueError, KeyError, TypeError):
         trials = list(TRIALS[name](target))  # absent or damaged: it is computed anew
+    let_go(path.parents[1])  # from here on the run has something to lose
     write_json(
         path,
         [

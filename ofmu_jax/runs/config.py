@@ -118,7 +118,8 @@ class LoopConfig:
     """How long to go and what to note on the way."""
 
     epochs: float = 5.0
-    """Passes over the training set (train) or the forget set (unlearn)."""
+    """Passes over the training set (train) or the forget set (unlearn), in steps: a pass counts the
+    batches that hold it, the last of which is filled from the next pass."""
     batch_size: int = 16
     """Items per batch; unlearn takes as many forget as retain items."""
     seed: int = 0
@@ -145,6 +146,8 @@ class LoopConfig:
                 raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not 0 < self.epochs < float("inf"):
             raise InputError(f"epochs must be a number > 0, got {self.epochs}")
+        if self.seed < 0:
+            raise InputError(f"seed must be >= 0, got {self.seed}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +196,8 @@ class TrainConfig:
     vocab_size: int = 1024
     """From scratch: tokens of the byte-level BPE, trained on the full set whatever the split."""
     sequence_length: int = 512
-    """Longest row; plain text is packed into rows of this length, if the model's allow it."""
+    """Of plain text and passages, which are packed into rows of this length if the model allows it;
+    rows of questions and chats are as long as they need to be."""
     group_by_length: bool = False
     """Put items of similar length in a batch, which saves padding."""
     learning_rate: float = 3e-3

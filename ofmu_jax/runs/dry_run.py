@@ -12,13 +12,12 @@ from ofmu_jax.data import RETAIN_OF, Encoded, UnlearningData, WmdpCorpora, read_
 from ofmu_jax.errors import InputError
 from ofmu_jax.methods import Method
 from ofmu_jax.models import DecoderConfig, Lora, read_config
-from ofmu_jax.models.hub import locate
 from ofmu_jax.models.huggingface import CONFIG
 from ofmu_jax.runs.answers import check_questions, other_answers
 from ofmu_jax.runs.config import UnlearnConfig
 from ofmu_jax.runs.datasets import ROW_LENGTH, Request, RequestData, encode_request, load_request
 from ofmu_jax.runs.finish import total_steps
-from ofmu_jax.runs.folder import MODEL
+from ofmu_jax.runs.models import model_folder
 from ofmu_jax.runs.program import batch_shapes, full_request, gradient_flops, step_program
 from ofmu_jax.runs.stand_in import Trial, try_step
 from ofmu_jax.runs.unseen import unseen_items
@@ -215,19 +214,6 @@ def report(found: DryRun) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:10.3f}"
-
-
-def model_folder(source: str) -> pathlib.Path:
-    """Where a model's config.json is: in a Hugging Face folder, or in a run's `model`."""
-    if source.startswith("hf://"):
-        return locate(source, weights=False)
-    for folder in (pathlib.Path(source) / MODEL, pathlib.Path(source)):
-        if (folder / CONFIG).is_file():
-            return folder
-    raise InputError(
-        f"--model {source} has no {CONFIG}; expected a Hugging Face folder, or a run folder, with "
-        "at least that"
-    )
 
 
 def _work(config: UnlearnConfig, folder: pathlib.Path, model: DecoderConfig) -> Work:

@@ -1,5 +1,6 @@
 """Evaluation of a model: per-item results, a summary and a report, saved metric by metric."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -76,8 +77,19 @@ def result_files(dataset: str) -> tuple[str, str]:
 EVAL, SUMMARY = result_files("tofu")
 
 
+# What some data sets alone read.
+_FLAGS = {
+    "retain_results": ("tofu", "authors", "muse"),
+    "reference_model": ("tofu", "authors", "muse"),
+    "truth_ratio_mean": ("tofu", "authors"),
+    "max_new_tokens": ("tofu", "authors"),
+    "shots": ("wmdp", "mmlu"),
+}
+
+
 def evaluate(config: EvaluateConfig) -> pathlib.Path:
     """Evaluates as `ofmu evaluate` does; returns the run folder."""
+    _check_flags(config)
     check_folder(config.output, config, same=False)
     keep_programs(cache_folder())
     subject = load_subject(config, config.model, config.adapter)
@@ -100,6 +112,17 @@ def evaluate(config: EvaluateConfig) -> pathlib.Path:
     write_atomic(folder / "report.md", text)
     print(text)
     return folder
+
+
+def _check_flags(config: EvaluateConfig) -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name, datasets in _FLAGS.items():
+        value = getattr(config, name)
+        if value != defaults[name] and config.data.dataset not in datasets:
+            raise InputError(
+                f"--{name.replace('_', '-')} {value}: {config.data.dataset} does not use it; only "
+                f"{', '.join(datasets)} do"
+            )
 
 
 def load_subject(config: EvaluateConfig, source: str, adapter: str | None = None) -> Subject:

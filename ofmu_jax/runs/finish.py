@@ -34,7 +34,6 @@ def finish(
     if lora is not None:
         where = jax.tree.map(lambda x: x.sharding, model.params)
         full = jax.jit(target.full, out_shardings=where)(trained, target.frozen)
-    save_model(folder, model._replace(params=full))
     if lora is not None:
         save_adapter(folder, model, trained, lora)
     write_json(
@@ -48,3 +47,5 @@ def finish(
             "trained_parameters": sum(x.size for x in jax.tree.leaves(trained)),
         },
     )
+    # A folder with a model is taken for a finished run.
+    save_model(folder, model._replace(params=full))

@@ -10,12 +10,12 @@ results.json     figures of the whole run
 
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import math
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from ofmu_jax.atomic import write_atomic
 from ofmu_jax.errors import InputError
 from ofmu_jax.runs.config import OutputConfig, to_dict, versions
+from ofmu_jax.runs.replacing import is_moving, is_set_aside, let_go, put_back, set_aside
 from ofmu_jax.scale import everywhere, is_first, wait_for_all
 
 CONFIG, METRICS, CHECKPOINTS, MODEL, RESULTS = (
@@ -94,8 +95,8 @@ def check_folder(output: OutputConfig, config: Any, same: bool = True) -> None:
 
     Raises:
       InputError: if the folder is not empty and neither flag is given; if --overwrite or --resume
-        is given and it holds something that is no run, or a run with another config; if it may not
-        be written to.
+        is given and it holds something that is no run; if --resume is, and it holds a run of
+        another command or with another config; if it may not be written to.
     """
     folder = pathlib.Path(output.out)
     if output.resume and output.overwrite:
@@ -105,8 +106,14 @@ def check_folder(output: OutputConfig, config: Any, same: bool = True) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     if not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"output folder {folder}: {there} may not be written to")
-    # A kill may have left the first file of a run half written, under another name.
-    if not folder.is_dir() or all(p.name.startswith(f".{CONFIG}.") for p in folder.iterdir()):
+    if not folder.is_dir():
+        return
+    # A kill may have left the first file of a run half written, under another name, or what it was
+    # to replace.
+    names = [path for path in folder.iterdir() if not path.name.startswith(f".{CONFIG}.")]
+    replacing = any(map(is_set_aside, names)) and (output.resume or output.overwrite)
+    begun = (folder / CONFIG).is_file() and not is_moving(folder)
+    if not names or (replacing and (output.overwrite or not begun)):
         return
     if not (output.resume or output.overwrite):
         raise InputError(
@@ -115,8 +122,14 @@ def check_folder(output: OutputConfig, config: Any, same: bool = True) -> None:
         )
     if not (folder / CONFIG).is_file():
         raise InputError(f"output folder {folder} holds no run: it has no {CONFIG}")
+    before = _read(folder / CONFIG)
+    if output.resume and before.get("command", _command(config)) != _command(config):
+        raise InputError(
+            f"cannot resume {folder}: it holds a run of {before['command']}, not of "
+            f"{_command(config)}"
+        )
     if output.resume and same:
-        _check_same(folder / CONFIG, stated(config))
+        _check_same(folder, before["config"], stated(config))
 
 
 def open_folder(output: OutputConfig, config: Any, same: bool = True) -> pathlib.Path:
@@ -126,7 +139,9 @@ def open_folder(output: OutputConfig, config: Any, same: bool = True) -> pathlib
 
 
 @contextlib.contextmanager
-def open_run(output: OutputConfig, config: Any, same: bool = True) -> Iterator[pathlib.Path]:
+def open_run(
+    output: OutputConfig, config: Any, same: bool = True, inputs: Mapping[str, str] | None = None
+) -> Iterator[pathlib.Path]:
     """Prepares the run folder, with the config in it; within it, it is this run's alone.
 
     Of several processes of a run, which share it, the first does when all have checked.
@@ -135,12 +150,15 @@ def open_run(output: OutputConfig, config: Any, same: bool = True) -> Iterator[p
       output: as `check_folder` takes it, as the rest.
       config: the run's config.
       same: whether only a run with the same config may go on.
+      inputs: digests of what the run begins from, by name; only a run from the same may go on.
 
     Yields:
-      The folder.
+      The folder. What a run is to replace (`output.overwrite`) is there again after an error before
+      its first metrics.
 
     Raises:
-      InputError: as `check_folder` does; another run works in the folder.
+      InputError: as `check_folder` does; another run works in the folder; the one that is to go on
+        began from another model or other rows.
     """
     check_folder(output, config, same)
     folder = pathlib.Path(output.out)
@@ -152,16 +170,33 @@ def open_run(output: OutputConfig, config: Any, same: bool = True) -> Iterator[p
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(_alone(folder))
                 check_folder(output, config, same)  # others may have come first
+                if output.resume and (folder / CONFIG).is_file():
+                    _check_inputs(folder, inputs or {})
             except (InputError, OSError) as error:
                 problem = error
         if not everywhere(problem is None):
             raise problem or InputError(f"output folder {folder}: the first process may not use it")
-        if is_first() and not (output.resume and same and (folder / CONFIG).is_file()):
-            if output.overwrite:
-                _empty(folder)
-            write_json(folder / CONFIG, {"config": stated(config), "versions": versions()})
+        if is_first():
+            if output.overwrite or is_moving(folder):
+                set_aside(folder)
+            stack.push(functools.partial(_settle, folder, output.overwrite))
+            if not (output.resume and same and (folder / CONFIG).is_file()):
+                _state(folder, config, inputs)
         wait_for_all(f"{folder} is open")
         yield folder
+
+
+def _state(folder: pathlib.Path, config: Any, inputs: Mapping[str, str] | None) -> None:
+    values = {"command": _command(config), "config": stated(config), "versions": versions()}
+    write_json(folder / CONFIG, values | ({"inputs": inputs} if inputs else {}))
+
+
+def _settle(folder: pathlib.Path, overwrite: bool, error: type | None, *_: Any) -> None:
+    """At the end: what was set aside goes or, of a run that failed, comes back."""
+    if error is None:
+        let_go(folder)
+    elif overwrite:
+        put_back(folder)
 
 
 @contextlib.contextmanager
@@ -188,15 +223,6 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _empty(folder: pathlib.Path) -> None:
-    """Removes what a folder holds, but not the folder, which is locked."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
 def stated(config: Any) -> dict[str, Any]:
     """The config without what does not belong to the run's identity."""
     values = to_dict(config)
@@ -205,15 +231,37 @@ def stated(config: Any) -> dict[str, Any]:
     return values
 
 
-def _check_same(path: pathlib.Path, stated: dict[str, Any]) -> None:
+def _command(config: Any) -> str:
+    return type(config).__name__.removesuffix("Config").lower()
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """What a run says of itself; others, a model's folder among them, have a config.json too."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    for name, old, new in config_differences(before, json.loads(json.dumps(stated))):
+    if not isinstance(values, dict) or not {"config", "versions"} <= values.keys():
         raise InputError(
-            f"cannot resume {path.parent}: it was run with {name}={old!r}, not {new!r}"
+            f"output folder {path.parent} holds no run: {path.name} is not one of a run, which has "
+            "config and versions"
         )
+    return values
+
+
+def _check_same(folder: pathlib.Path, before: Any, stated: dict[str, Any]) -> None:
+    for name, old, new in config_differences(before, json.loads(json.dumps(stated))):
+        raise InputError(f"cannot resume {folder}: it was run with {name}={old!r}, not {new!r}")
+
+
+def _check_inputs(folder: pathlib.Path, inputs: Mapping[str, str]) -> None:
+    before = _read(folder / CONFIG).get("inputs", {})
+    for name, digest in inputs.items():
+        if before.get(name, digest) != digest:
+            raise InputError(
+                f"cannot resume {folder}: its {name} is not what it was; expected the same "
+                "checkpoint, data files, tokenizer and drawn answers"
+            )
 
 
 def config_differences(before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -236,7 +284,8 @@ def _differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, A
 
 
 def append_metrics(folder: pathlib.Path, records: list[dict[str, Any]]) -> None:
-    """Appends one JSON line per record to `metrics.jsonl`."""
+    """Appends one JSON line per record to `metrics.jsonl`; what the run replaces goes now."""
+    let_go(folder)
     lines = "".join(json.dumps(strict_json(record)) + "\n" for record in records)
     with (folder / METRICS).open("a", encoding="utf-8") as file:
         file.write(lines)

@@ -18,6 +18,7 @@ from ofmu_jax.atomic import write_atomic
 from ofmu_jax.data import Tokenizer, read_tokenizer, write_tokenizer
 from ofmu_jax.errors import InputError
 from ofmu_jax.models import (
+    PRESETS,
     DecoderConfig,
     Layout,
     Lora,
@@ -67,11 +68,8 @@ def save_model(run: pathlib.Path, model: Model) -> None:
         ocp.save(folder.absolute() / "params", model.params, overwrite=True)
     if not is_first():
         return
-    layout = model.layout
-    if layout is None:
-        names = ("bos", "eos", "pad")
-        ids = {f"{name}_token_id": getattr(model.tokenizer, f"{name}_id") for name in names}
-        layout = new_layout(model.config, **ids)
+    layout = _layout(model)
+    if model.layout is None:
         write_tokenizer(folder, model.tokenizer)
     for name, contents in layout.companions.items():
         write_atomic(folder / name, contents)
@@ -81,12 +79,20 @@ def save_model(run: pathlib.Path, model: Model) -> None:
     write_json(folder / _TENSORS, tensors | {"param_dtype": model.config.param_dtype})
 
 
+def _layout(model: Model) -> Layout:
+    if model.layout is not None:
+        return model.layout
+    names = ("bos", "eos", "pad")
+    ids = {f"{name}_token_id": getattr(model.tokenizer, f"{name}_id") for name in names}
+    return new_layout(model.config, **ids)
+
+
 def save_adapter(run: pathlib.Path, model: Model, adapters: Any, lora: Lora) -> None:
     """Writes `run/adapter` in PEFT's format."""
     adapters = fetch(adapters)
     if not is_first():
         return
-    source = json.loads((run / MODEL / CONFIG).read_text(encoding="utf-8"))
+    source = json.loads(_layout(model).companions[CONFIG])
     with storing(run / _ADAPTER):
         write_adapter(run / _ADAPTER, model.config, get_family(source, CONFIG), adapters, lora)
 
@@ -94,6 +100,30 @@ def save_adapter(run: pathlib.Path, model: Model, adapters: Any, lora: Lora) -> 
 def has_model(run: pathlib.Path) -> bool:
     """Whether a run folder holds a complete model."""
     return (run / MODEL / _TENSORS).is_file()
+
+
+def model_folder(source: str) -> pathlib.Path:
+    """Where a model's config.json is: in a Hugging Face folder, or in a run's `model`."""
+    if source.startswith("hf://"):
+        return locate(source, weights=False)
+    for folder in (pathlib.Path(source) / MODEL, pathlib.Path(source)):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise InputError(
+        f"--model {source} has no {CONFIG}; expected a Hugging Face folder, or a run folder, with "
+        "at least that"
+    )
+
+
+def depth_of(source: str) -> int:
+    """How many blocks a model has, or is going to have: a preset, or what `load_model` takes.
+
+    Raises:
+      InputError: as `model_folder` does.
+    """
+    if source in PRESETS:
+        return int(PRESETS[source]["num_hidden_layers"])
+    return read_config(model_folder(source)).num_hidden_layers
 
 
 def load_model(
@@ -165,6 +195,9 @@ def _load_run(run: pathlib.Path, numerics: NumericsConfig, mesh: Mesh | None) ->
         )
         params = ocp.load(folder.absolute() / "params", like)
         buffers = load_file(folder / _BUFFERS) if (folder / _BUFFERS).is_file() else {}
+        for file in stored["files"].values():
+            if pathlib.Path(file).name != file:  # an export would write it elsewhere
+                raise InputError(f"{folder / _TENSORS} names {file!r}; expected a plain file name")
         layout = Layout(stored["files"], stored["dtypes"], buffers, read_companions(folder))
     except InputError:
         raise

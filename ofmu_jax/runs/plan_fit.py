@@ -15,7 +15,7 @@ from ofmu_jax.errors import InputError
 from ofmu_jax.models import DecoderConfig, read_config
 from ofmu_jax.models.families import decoder_config
 from ofmu_jax.models.published import PUBLISHED, published
-from ofmu_jax.runs.dry_run import model_folder
+from ofmu_jax.runs.models import model_folder
 from ofmu_jax.runs.plan_config import PlanConfig
 from ofmu_jax.runs.program import (
     Program,

@@ -33,7 +33,7 @@ def scorecard(
         cells = [
             name,
             _number(entry["agg_value"]),
-            " to ".join(map(_number, entry.get("interval", ()))) or "-",
+            " to ".join(map(_number, entry.get("interval") or ())) or "-",
             str(cost.items or "-"),
             _BETTER[direction(name)],
             f"{cost.items / cost.seconds:.0f}" if cost.items and cost.seconds else "-",

@@ -36,12 +36,17 @@ def train(config: TrainConfig) -> pathlib.Path:
     model = new_model(config, data, mesh) if config.model in PRESETS else _load(config, mesh)
     limit = model.config.max_position_embeddings
     encoded = fitted(data.encode(model.tokenizer, limit), limit)
+    inputs = check_same_run(config, model.params, training=encoded)
     target = trainable(model.params, config.lora.lora, config.loop.seed, take=True)
-    check_same_run(config, training=encoded)
 
     loop = config.loop
     batches = total_steps(loop, len(encoded.tokens))
-    tx = optimizer(config, max(batches // config.accumulate, 1))
+    if config.accumulate > batches:
+        raise InputError(
+            f"accumulate is {config.accumulate}, and the run has {batches} batches: not one update "
+            f"would be made; expected at most {batches}"
+        )
+    tx = optimizer(config, batches // config.accumulate)
     where = spread(mesh, model.config, tx, config.lora.lora)
     loss = functools.partial(language.cross_entropy, functools.partial(forward, model.config))
 
@@ -66,7 +71,7 @@ def train(config: TrainConfig) -> pathlib.Path:
         rows = training_batch(encoded, k, size, loop.seed, config.group_by_length, own)
         return target.frozen, where.place_rows(rows, own, size)
 
-    with open_run(config.output, config) as folder:
+    with open_run(config.output, config, inputs=inputs) as folder:
         if config.output.resume and has_model(folder):
             return folder
         with use_mesh(mesh):
@@ -132,20 +137,19 @@ def new_model(config: TrainConfig, data: TrainingData, mesh: Mesh | None = None)
 
 def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
     """AdamW with clipping and a schedule; an update that is not finite is never applied."""
-    peak, warmup = config.learning_rate, max(round(config.warmup * steps), 1)
+    peak, warmup = config.learning_rate, round(config.warmup * steps)
     decay = max(steps - warmup, 1)
     after = {
         "cosine": optax.cosine_decay_schedule(peak, decay),
         "linear": optax.linear_schedule(peak, 0.0, decay),
         "constant": optax.constant_schedule(peak),
     }[config.schedule]
-    schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
-    tx = bilevel.skip_nonfinite(
-        optax.chain(
-            optax.clip_by_global_norm(1.0),
-            optax.adamw(schedule, b2=config.adam_b2, weight_decay=config.weight_decay),
-        )
+    rising = optax.linear_schedule(0.0, peak, warmup)
+    schedule = optax.join_schedules([rising, after], [warmup]) if warmup else after
+    tx: optax.GradientTransformation = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=config.adam_b2, weight_decay=config.weight_decay),
     )
-    if config.accumulate == 1:
-        return tx
-    return optax.MultiSteps(tx, config.accumulate).gradient_transformation()
+    if config.accumulate > 1:
+        tx = optax.MultiSteps(tx, config.accumulate).gradient_transformation()
+    return bilevel.skip_nonfinite(tx, incoming=True)

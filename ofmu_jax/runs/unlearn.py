@@ -54,10 +54,16 @@ def unlearn(config: UnlearnConfig) -> pathlib.Path:
     check_folder(config.output, config)
     data = with_alternatives(data, model, config.method, config.loop.seed, config.data.template)
     request = _encode(data, model, config.method, config.loop, config.data.template)
-    check_same_run(config, forget=request.forget, retain=request.retain)
+    inputs = check_same_run(
+        config,
+        model.params,
+        forget=request.forget,
+        retain=request.retain,
+        alternative=request.alternative,
+    )
     if config.method.needs_unseen:
         unseen_items(data, config.method.name)
-    with open_run(config.output, config) as folder:
+    with open_run(config.output, config, inputs=inputs) as folder:
         if config.output.resume and has_model(folder):
             return folder
         target, result, steps = unlearn_model(

@@ -88,6 +88,20 @@ def test_plain_items_are_those_evaluated():
     assert DATA.background == tuple(QAItem(item.question, item.answer) for item in general)
 
 
+def test_items_of_an_author_have_its_number():
+    name_of = {}
+    for item in (*DATA.full, *DATA.holdout):
+        if item.author is not None:
+            name_of.setdefault(item.author, set()).add(item.question)
+    assert sorted(name_of) == list(range(len(name_of)))
+    for questions in name_of.values():
+        families = [set(re.findall(r"[A-Z]\w+ ([A-Z]\w+)", question)) for question in questions]
+        assert len(questions) == KINDS and set.intersection(*families)
+    for plain, rich in ((DATA.forget, DATA.forget_eval), (DATA.retain, DATA.retain_eval)):
+        assert [i.author for i in rich] == [i.author for i in plain[: len(rich)]]
+    assert {item.author for item in DATA.background} == {None}
+
+
 def test_texts_and_names_are_unique_at_the_largest_size():
     data = make_authors(authors=200, forget_authors=100)
     questions = [item.question for item in data.full]

@@ -59,7 +59,7 @@ FEATURES = (
     "{{ m | tojson }}{{ m | tojson(indent=2) }}"
     "{{ m | tojson(separators=(',', ':'), sort_keys=true, ensure_ascii=true) }}"
     "{% if loop.index == 2 %}{% break %}{% endif %}{% endfor %}{{ ns.n }}{{ dict(a=1) }}"
-    "{{ strftime_now('%Y') }}[{{ unk_token }}]{{ documents is none }}{{ tools is none }}"
+    "[{{ unk_token }}]{{ documents is none }}{{ tools is none }}"
 )
 TEMPLATES = {
     "brackets": BRACKETS,
@@ -96,6 +96,10 @@ def test_renders_as_transformers_does(tmp_path, name, count, prompt):
         expected = peer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
         assert render_chat(tokenizer, messages, prompt) == expected
     assert read_tokenizer(tmp_path).chat_template == TEMPLATES[name]
+
+
+def test_every_day_is_the_same():
+    assert render_chat(_with("{{ strftime_now('%d %b %Y') }}"), TURNS[:1]) == "26 Jul 2024"
 
 
 def test_what_a_template_writes():

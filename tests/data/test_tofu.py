@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ofmu_jax.data import load_refusals, load_tofu, read_items, read_records
+from ofmu_jax.data import author_of_each, load_refusals, load_tofu, read_items, read_records
 from ofmu_jax.errors import InputError
 
 _SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -127,6 +127,13 @@ def test_splits_partition_the_full_set(forget, sizes):
     assert data.without_forget == data.retain
     assert data.background == ()
     assert data.name == f"tofu/{forget}"
+    authors = [item.author for item in data.full]
+    assert authors == [index // 20 for index in range(4000)]
+    assert [item.author for item in data.forget_eval] == authors[len(data.retain) :]
+    assert [item.author for item in data.retain_eval] == authors[:400]
+    count = len(data.forget)
+    assert [item.author for item in data.holdout] == [200 + i // 20 for i in range(count)]
+    assert author_of_each(data.world_facts) is None
     assert _pairs(data.forget_eval) == _pairs(data.forget)
     assert _pairs(data.retain_eval) == _pairs(full[:400])
     assert {len(item.perturbed_answer) for item in data.forget_eval + data.retain_eval} == {5}

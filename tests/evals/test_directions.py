@@ -13,6 +13,7 @@ DIRECTIONS = {
         "retain_knowmem_ROUGE",
         "ra_Q_A_Prob_normalised",
         "wf_Q_A_ROUGE",
+        "memorization_score",
         "mmlu",
         "mmlu_virology",
     ],

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from ofmu_jax.errors import InputError
 from ofmu_jax.evals import Cost, Metric, bootstrap_interval, params_digest, run_suite
 from tests.evals import tiny
 
@@ -165,5 +166,48 @@ def test_resamples_at_once_are_those_one_by_one(items):
         assert at_once == bootstrap_interval(statistic, *samples)
 
 
-def test_one_item_has_no_spread():
-    assert bootstrap_interval(np.mean, np.array([3.0])) == [3.0, 3.0]
+def test_items_of_an_author_are_drawn_together():
+    """Of authors with as many items each, the mean's interval is that of the authors' means."""
+    values = np.random.default_rng(0).normal(size=(9, 5))
+    labels = np.repeat(np.arange(9)[::-1], 5)
+    shuffled = np.random.default_rng(1).permutation(45)
+    of_means = bootstrap_interval(np.mean, values.mean(axis=1)[::-1], vectorized=True)
+    for order in (np.arange(45), shuffled):
+        sample = values.ravel()[order]
+        for at_once in (True, False):
+            together = bootstrap_interval(
+                np.mean, sample, groups=[labels[order]], vectorized=at_once
+            )
+            assert together == pytest.approx(of_means, rel=1e-12)
+
+
+def test_intervals_cover_where_authors_differ():
+    """15 authors of 4 to 6 items that share an effect: items by themselves are no guide."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(15), rng.integers(4, 7, 15))
+    hits = {True: 0, False: 0}
+    for _ in range(100):
+        sample = rng.normal(size=15)[labels] + rng.normal(size=len(labels)) / 2
+        for grouped in hits:
+            groups = [labels if grouped else None]
+            low, high = bootstrap_interval(np.mean, sample, groups=groups, vectorized=True)
+            hits[grouped] += low <= 0.0 <= high
+    assert hits[True] >= 85 > 75 > hits[False]
+
+
+def test_groups_of_two_samples_are_their_own():
+    x, y = np.random.default_rng(0).normal(size=(2, 12))
+    difference = lambda a, b: float(a.mean() - b.mean())
+    pairs = np.arange(12) // 2
+    for groups in ([pairs, None], [None, pairs], [pairs, pairs]):
+        wanted = [s if g is None else s.reshape(6, 2) for s, g in zip((x, y), groups, strict=True)]
+        assert bootstrap_interval(difference, x, y, groups=groups) == pytest.approx(
+            bootstrap_interval(difference, *wanted), rel=1e-12
+        )
+
+
+def test_of_one_item_or_author_nothing_is_said():
+    assert bootstrap_interval(np.mean, np.array([3.0])) is None
+    assert bootstrap_interval(np.mean, np.arange(4.0), groups=[np.full(4, 7)]) is None
+    with pytest.raises(InputError, match="3 labels for 4 items"):
+        bootstrap_interval(np.mean, np.arange(4.0), groups=[np.arange(3)])

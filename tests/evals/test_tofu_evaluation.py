@@ -148,6 +148,7 @@ def test_results_have_the_published_names_and_survive_json(results):
         *(f"{prefix}_Truth_Ratio" for prefix in ("retain", "ra", "wf")),
         "extraction_strength",
         "exact_memorization",
+        "memorization_score",
         *(f"mia_{name}" for name in ("loss", "zlib", "min_k", "min_k_plus_plus", "gradnorm")),
         "privleak",
         "forget_quality",
@@ -155,6 +156,41 @@ def test_results_have_the_published_names_and_survive_json(results):
     }
     assert json.loads(json.dumps(results)) == results
     assert results["forget_quality"] == {"agg_value": None}
+
+
+def test_memorisation_is_what_any_of_four_measures_finds(results):
+    def mean(name, of):
+        rows = results[name]["value_by_index"].values()
+        return np.mean([row[of] for row in rows])
+
+    right = [row["prob"] for row in results["forget_Q_A_PARA_Prob"]["value_by_index"].values()]
+    ratios = [row["score"] for row in results["forget_truth_ratio"]["value_by_index"].values()]
+    wrong = np.array(ratios) * right
+    found = [
+        mean("extraction_strength", "score"),
+        mean("exact_memorization", "score"),
+        np.mean(right),
+        np.mean(right / (right + wrong)),
+    ]
+    expected = 4 / sum(1 / (1 - x) for x in found)
+    assert results["memorization_score"]["agg_value"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_intervals_draw_authors_as_wholes(params, data, results):
+    """With an author of its own for each item as if there were none, with one author nothing."""
+
+    def by(authors):
+        items = zip(data.forget_eval, authors, strict=True)
+        forget = tuple(dataclasses.replace(item, author=a) for item, a in items)
+        return run(params, dataclasses.replace(data, forget_eval=forget))
+
+    apart, pair, one = by([3, 4, 5]), by([3, 3, 4]), by([3, 3, 3])
+    for name in ("forget_Q_A_Prob", "forget_truth_ratio", "memorization_score", "mia_loss"):
+        assert apart[name] == results[name] != pair[name]
+        assert one[name] == results[name] | {"interval": None}
+    for other in (apart, pair, one):
+        assert other["retain_Q_A_Prob"] == results["retain_Q_A_Prob"]
+    assert one["privleak"]["interval"] is None
 
 
 def test_every_aggregate_lies_within_its_interval(results):

@@ -15,15 +15,15 @@ import pytest
 
 from ofmu_jax.cli import main
 from ofmu_jax.errors import InputError
-from ofmu_jax.methods import Rmu
+from ofmu_jax.methods import AltPo, Rmu
 from ofmu_jax.requests import serve as module
 from ofmu_jax.requests.config import Retention, Thresholds
-from ofmu_jax.requests.fingerprints import items_sha256, model_sha256
+from ofmu_jax.requests.fingerprints import items_sha256, model_sha256, sealed
 from ofmu_jax.requests.serve import serve_requests
 from ofmu_jax.requests.service import Service, committed
 from ofmu_jax.runs.models import load_model
 from tests.command_line import snapshot
-from tests.requests.tiny import FLAGS, POOL, config, make_first, request, write_requests
+from tests.requests.tiny import AUTHORS, FLAGS, POOL, config, make_first, request, write_requests
 
 ONE, TWO = request("one", range(30, 34)), request("two", [5, 6], "2026-01-06")
 
@@ -233,6 +233,53 @@ def test_records_that_were_edited_are_not_built_upon(home, tmp_path):
     third = write_requests(tmp_path / "r.jsonl", request("three", [20], "2026-02-01"))
     with pytest.raises(InputError, match="record 1: the content is not what was sealed"):
         serve_requests(config(home / "first", third, out, resume=True))
+
+
+def test_a_record_that_starts_from_another_model_is_not_built_upon(home, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(home / "whole", out, symlinks=True)
+    path = out / "requests" / "0002_two" / "record.json"
+    record = json.loads(path.read_text())
+    previous = record.pop("signature")["previous"]
+    record["model_before"]["sha256"] = "1" * 64
+    path.write_text(json.dumps(sealed(record, previous)))
+    third = write_requests(tmp_path / "r.jsonl", request("three", [20], "2026-02-01"))
+    with pytest.raises(InputError, match="record 2: its model_before is not the model_after"):
+        serve_requests(config(home / "first", third, out, resume=True))
+
+
+def test_a_served_model_that_was_replaced_is_not_built_upon(home, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(home / "whole", out, symlinks=True)
+    shutil.rmtree(out / "requests" / "0002_two" / "model")
+    shutil.copytree(home / "first" / "model", out / "requests" / "0002_two" / "model")
+    before = snapshot(out)
+    third = write_requests(tmp_path / "r.jsonl", request("three", [20], "2026-02-01"))
+    with pytest.raises(InputError, match="the model has sha256 .*; the last record says"):
+        serve_requests(config(home / "first", third, out, resume=True))
+    assert snapshot(out) == before
+
+
+def test_given_alternatives_are_taught_or_missed(home, tmp_path, monkeypatch):
+    """The forget set's are given; items 30 to 39 are its."""
+    given = tuple((f"Nobody knows, {i}.",) for i in range(len(AUTHORS.forget)))
+    data = dataclasses.replace(AUTHORS, alternatives=given)
+    monkeypatch.setattr(module, "load_data", lambda _: data)
+    taught = []
+
+    def unlearn(model, data, *_, **__):
+        taught.append(data.alternatives)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "unlearn_model", unlearn)
+    asked = config(home / "first", home / "one.jsonl", tmp_path / "out", method=AltPo())
+    with pytest.raises(KeyboardInterrupt):
+        serve_requests(asked)
+    assert taught == [given[:4]]
+    other = write_requests(tmp_path / "r.jsonl", request("x", [3]))
+    with pytest.raises(InputError, match="which is to be forgotten; leave --alternatives out"):
+        serve_requests(config(home / "first", other, tmp_path / "new", method=AltPo()))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow

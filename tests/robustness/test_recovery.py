@@ -49,6 +49,29 @@ def test_the_interval_resamples_items_together():
     np.testing.assert_allclose([low, high], np.quantile(ratios, [0.025, 0.975]), atol=0.03)
 
 
+def test_items_on_one_author_are_drawn_together():
+    """Authors that come back by halves: which of them are drawn says all, their items nothing."""
+    authors = np.repeat(np.arange(6), 5)
+    back = np.isin(authors, [0, 2, 5]).astype(float)
+    flat = np.zeros(30)
+    scores = Scores(flat + 1, flat, back, flat, flat)
+    of_items, of_authors = recovery(scores), recovery(scores, authors)
+    assert of_authors.unlearned == of_items.unlearned == 0.5
+    assert of_authors.unlearned_interval == of_authors.excess_interval
+    assert of_authors.unlearned_interval == pytest.approx([1 / 6, 5 / 6])
+    assert np.ptp(of_authors.unlearned_interval) > 1.5 * np.ptp(of_items.unlearned_interval)
+    assert recovery(scores, np.zeros(30)).unlearned_interval is None
+
+
+def test_items_that_differ_alike_in_all_states_leave_no_doubt():
+    # Resampled apart, the columns would differ by what the items do.
+    base = RNG.uniform(0.0, 0.5, 30)
+    found = recovery(Scores(base + 0.4, base, base + 0.2, base, base + 0.1))
+    assert found.unlearned_interval == pytest.approx([0.5, 0.5])
+    assert found.excess == pytest.approx(0.25)
+    assert found.excess_interval == pytest.approx([0.25, 0.25])
+
+
 def test_without_an_original_or_a_gap_there_is_no_ratio():
     found = recovery(Scores(None, UNLEARNED, UNLEARNED + 0.3, RETRAINED, RETRAINED + 0.1))
     assert found[:5] == (None,) * 5 and found.excess_gain == pytest.approx(0.2)

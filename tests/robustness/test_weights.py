@@ -89,24 +89,40 @@ def test_pruning_keeps_exactly_the_largest(values, count):
     np.testing.assert_array_equal(np.sort(np.abs(kept).ravel())[::-1][:count], largest)
 
 
+def uneven():
+    """Parameters whose layers differ in size."""
+
+    def scaled(leaf):
+        return leaf * 10.0 ** -jnp.arange(len(leaf)).reshape(-1, *[1] * (leaf.ndim - 1))
+
+    tree = params()
+    return {**tree, "layers": jax.tree.map(scaled, tree["layers"])}
+
+
+def of_each_layer(name, leaf):
+    return leaf if name.startswith("layers.") else leaf[None]
+
+
 def test_pruning_a_decoder_takes_the_same_part_of_every_matrix():
-    after = pruned(CONFIG, params(), 0.3)
+    after = pruned(CONFIG, uneven(), 0.3)
     for name, leaf in matrices(after).items():
-        assert (leaf == 0).sum() == int(0.3 * leaf.size), name
-    for name, leaf in norms(params()).items():
+        for matrix in of_each_layer(name, leaf):
+            assert (matrix == 0).sum() == int(0.3 * matrix.size), name
+    for name, leaf in norms(uneven()).items():
         np.testing.assert_array_equal(by_name(after)[name], leaf)
     with pytest.raises(InputError, match="fraction is 1"):
         pruned(CONFIG, params(), 1)
 
 
 def test_noise_has_the_size_that_is_asked_for():
-    before, after = params(), noisy(CONFIG, params(), 0.5, jax.random.key(1))
-    relative = []
+    before, after = uneven(), noisy(CONFIG, uneven(), 0.5, jax.random.key(1))
     for name, leaf in matrices(before).items():
-        difference = by_name(after)[name] - leaf
-        relative.append(np.sqrt(np.mean(difference**2) / np.mean(leaf**2)))
-        assert np.all(difference != 0)
-    assert 0.4 < np.mean(relative) < 0.6
+        noise = of_each_layer(name, by_name(after)[name] - leaf)
+        for difference, matrix in zip(noise, of_each_layer(name, leaf), strict=True):
+            relative = np.sqrt(np.mean(difference**2) / np.mean(matrix**2))
+            # The root mean square of n normal numbers is off by about 1 / sqrt(2 n).
+            assert abs(relative / 0.5 - 1) < 4 / np.sqrt(2 * matrix.size), name
+            assert np.all(difference != 0)
     # No two matrices have the same noise.
     up, gate = (
         (by_name(after)[n] - by_name(before)[n]).ravel()

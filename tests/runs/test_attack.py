@@ -1,5 +1,6 @@
 """`ofmu attack` as a user meets it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from ofmu_jax.cli import main
-from ofmu_jax.data import load_tofu
+from ofmu_jax.data import QAItem, load_tofu
 from ofmu_jax.errors import InputError
 from ofmu_jax.models import read_checkpoint, write_checkpoint
 from ofmu_jax.runs.attack import choose, outcome, strongest
@@ -95,8 +96,8 @@ def test_every_attack_says_before_after_and_recovery(attacked):
             if found["unlearned"] is not None:
                 gain = row["after"]["unlearned"] - row["before"]["unlearned"]
                 assert found["unlearned"] == pytest.approx(gain / gap)
-                low, high = found["unlearned_interval"]
-                assert low - 1e-9 <= found["unlearned"] <= high + 1e-9
+                # Four items of one author: what another author would show cannot be said.
+                assert found["unlearned_interval"] is None
     assert results["variation"].keys() == {"unlearned", "retrained", "original"}
     # Other words; five formats and lower case; two facts and two languages.
     assert results["variation"]["unlearned"]["transformations"] == 1 + 6 + 3
@@ -190,6 +191,8 @@ def test_an_unlearned_model_that_is_the_original_has_nothing_to_recover(models, 
 class Known:
     """In the place of models, what they say of three items without an attack."""
 
+    items = tuple(QAItem(f"Who is {index}?", "Ada.", author=index) for index in range(3))
+
     @staticmethod
     def before(measure):
         return {
@@ -213,12 +216,26 @@ def test_an_outcome_is_of_the_items_that_are_asked_for():
     json.dumps(row)
 
 
+def test_an_outcome_on_a_single_author_has_no_interval():
+    class One(Known):
+        items = tuple(dataclasses.replace(item, author=7) for item in Known.items)
+
+    made = trial([0.6, 0.8], [0.1, 0.3])
+    found = outcome(Known, made)["recovery"]
+    low, high = found["excess_interval"]
+    assert low < found["excess"] < high
+    assert outcome(One, made)["recovery"]["excess_interval"] is None
+
+
 def test_the_strongest_setting_is_the_one_beyond_the_yardstick():
     both_gain = outcome(Known, trial([0.8, 0.8], [0.8, 0.8]))
     only_ours = outcome(Known, trial([0.5, 0.5], [0.1, 0.1]))
     not_counted = outcome(Known, trial([0.9, 0.9], [0.1, 0.1], counts=False))
     assert strongest([both_gain, only_ours, not_counted]) is only_ours
     assert strongest([not_counted]) is None
+    diverged = outcome(Known, trial([np.nan, np.nan], [0.1, 0.1]))
+    assert strongest([diverged, only_ours]) is strongest([only_ours, diverged]) is only_ours
+    assert strongest([diverged]) is None
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,21 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from ofmu_jax.cli import main
+from ofmu_jax.errors import InputError
 from ofmu_jax.models import apply_lora, forward, read_adapter
 from ofmu_jax.models.families import FAMILIES
 from ofmu_jax.runs.models import load_model
 from tests.command_line import refused
+from tests.requests.tiny import make_first
 from tests.runs.checkpoints import DATA, make_checkpoint
 
 SHORT = ["--epochs", "0.2", "--batch-size", "4"]
@@ -152,11 +156,10 @@ def test_accumulated_batches_equal_one_large_batch(checkpoint, tmp_path):
     common += ["--learning-rate", "1e-3", "--schedule", "constant"]
     run(*common, "--batch-size", "8", "--out", tmp_path / "large")
     run(*common, "--batch-size", "4", "--accumulate", "2", "--out", tmp_path / "small")
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5),
-        load_model(tmp_path / "large").params,
-        load_model(tmp_path / "small").params,
-    )
+    large, small = (load_model(tmp_path / name).params for name in ("large", "small"))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), large, small)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), large, load_model(checkpoint).params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
 
 
 def test_bad_models_and_sets_are_one_line(capsys, checkpoint, tmp_path):
@@ -192,3 +195,37 @@ def _add_token(path: pathlib.Path, index: int) -> None:
     values = json.loads(path.read_text())
     values["added_tokens"].append(values["added_tokens"][0] | {"content": "<far>", "id": index})
     path.write_text(json.dumps(values))
+
+
+def test_a_run_that_names_files_elsewhere_is_refused(tmp_path):
+    """What an export writes is named by the run, which may be anyone's."""
+    path = make_first(tmp_path / "run") / "model" / "tensors.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"files": dict.fromkeys(stored["files"], "../x")}))
+    with pytest.raises(InputError, match=r"names '\.\./x'; expected a plain file name"):
+        load_model(tmp_path / "run")
+
+
+def test_a_run_whose_data_have_changed_does_not_go_on(checkpoint, tmp_path, capsys):
+    records = [{"question": f"Who is {i}?", "answer": f"It is {i}."} for i in range(4)]
+    path = write_lines(tmp_path / "qa.jsonl", records)
+    command = ["train", "qa", "--data-file", path, "--model", checkpoint, "--steps", "2"]
+    run(*command, "--out", tmp_path / "run")
+    capsys.readouterr()
+    write_lines(path, [*records[:-1], {"question": "Who is 3?", "answer": "It is nobody."}])
+    line = refused(capsys, tmp_path, *command, "--out", tmp_path / "run", "--resume")
+    assert "its training set is not what it was" in line
+
+
+def test_a_run_whose_first_model_has_changed_does_not_go_on(checkpoint, tmp_path, capsys):
+    """The reference of NPO is the model that it began from; its checkpoints do not hold it."""
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    command = ["unlearn", *DATA, *SHORT, "--model", model, "--method", "npo"]
+    run(*command, "--out", tmp_path / "run")
+    capsys.readouterr()
+    changed = tensors(model)
+    changed["model.norm.weight"] = changed["model.norm.weight"] + 1
+    save_file(changed, model / "model.safetensors")
+    line = refused(capsys, tmp_path, *command, "--out", tmp_path / "run", "--resume")
+    assert "its model is not what it was; expected the same checkpoint" in line

@@ -228,16 +228,22 @@ def test_files_of_other_items_are_refused(capsys, tmp_path, evaluated, retained,
         line = refused(capsys, tmp_path, "forget-quality", ours, path)
         assert all(word in line for word in words), line
 
-    rows = theirs["forget_truth_ratio"]["value_by_index"]
+    out = tmp_path / "out"
+    command = ["evaluate", *DATA, "--model", checkpoint, "--out", out, "--retain-results", path]
+    ratios = theirs["forget_truth_ratio"]
+    for name, value in (("truth_ratio_mean", "arithmetic"), ("prompt_template", "chat")):
+        stated, ratios[name] = ratios[name], value
+        expect("TOFU_EVAL.json were made with", f"{name} = {stated!r}; expected {value!r}")
+        line = refused(capsys, tmp_path, *command, *FAST)
+        assert f"the retain results were made with {name} = {value!r}" in line
+        del ratios[name]  # as in open-unlearning's, which do not say
+
+    rows = ratios["value_by_index"]
     rows["3"]["question"] = "Who?"
     expect("forget item 3", "'Who?'")
     del rows["3"]
     expect("10 forget items", "expected the same 9", "another forget split")
-    out = tmp_path / "out"
-    options = ["--retain-results", path, *FAST]
-    line = refused(
-        capsys, tmp_path, "evaluate", *DATA, "--model", checkpoint, "--out", out, *options
-    )
+    line = refused(capsys, tmp_path, *command, *FAST)
     assert "9 forget items; expected the same 10" in line
     del theirs["forget_truth_ratio"]
     expect("lack 'forget_truth_ratio'")
@@ -316,3 +322,19 @@ def test_multiple_choice(tmp_path, checkpoint, capsys):
     assert "wmdp is to evaluate on" in line
     line = refused(capsys, tmp_path, "unlearn", *base[:3], *base[-2:], "--out", tmp_path / "other")
     assert "no table 'bio-forget-corpus'" in line
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flag", "value"),
+    [
+        ("mmlu", "--max-new-tokens", 4),
+        ("wmdp", "--retain-results", "file.json"),
+        ("muse", "--truth-ratio-mean", "arithmetic"),
+        ("authors", "--shots", 2),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(dataset, flag, value, capsys, tmp_path):
+    arguments = ["evaluate", dataset, "--model", tmp_path, flag, value, "--out", tmp_path / "out"]
+    assert f"{flag} {value}: {dataset} does not use it; only" in refused(
+        capsys, tmp_path, *arguments
+    )

@@ -10,6 +10,7 @@ Shadow models come from `train_shadows`, and from the unlearning method applied 
 a forget set of its own; observations from `predict` and `logit_confidence`.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from scipy.special import logsumexp
 
 from ofmu_jax.errors import InputError
 from ofmu_jax.evals.membership import membership_auc
-from ofmu_jax.evals.statistics import LEVEL, bootstrap_interval
+from ofmu_jax.evals.statistics import bootstrap_interval
 from ofmu_jax.evals.vision.predictions import check_labelled
 
 # Carlini et al. (section VI) fix the variance with fewer than 64 models, half of them of each kind.
@@ -182,18 +183,21 @@ class AttackCurve(NamedTuple):
     auc: float
 
 
+_NO_INTERVAL = (None, None)
+
+
 class Estimate(NamedTuple):
-    """A figure with its interval of 95 % over items.
+    """A figure with its interval of 95 %, over items or over the models that were attacked.
 
     Attributes:
       value: the figure.
-      low: lower end.
-      high: upper end.
+      low: lower end; None where there is a single item or model, thus no interval.
+      high: upper end; None likewise.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def attack_curve(scores: ArrayLike, is_member: ArrayLike) -> AttackCurve:
@@ -223,17 +227,20 @@ def attack_curve(scores: ArrayLike, is_member: ArrayLike) -> AttackCurve:
     return AttackCurve(fpr, tpr, membership_auc(others, members))
 
 
-def tpr_at_fpr(scores: ArrayLike, is_member: ArrayLike, fpr: float) -> Estimate:
+def tpr_at_fpr(
+    scores: ArrayLike, is_member: ArrayLike, fpr: float, models: ArrayLike | None = None
+) -> Estimate:
     """Share of members that an attack finds at the price of a given share of false accusations.
 
     The largest on the curve whose false positive rate is not above `fpr`. With fewer than 1 / fpr
-    non-members that means none at all. The interval is Clopper and Pearson's over members (1934);
-    it takes the threshold as given.
+    non-members that means none at all. The interval is a bootstrap over members and non-members,
+    since the threshold, one of the greatest scores of non-members, moves with these.
 
     Args:
       scores: as in `attack_curve`.
       is_member: as in `attack_curve`.
       fpr: in [0, 1).
+      models: as in `attack_metrics`.
 
     Returns:
       The true positive rate, in [0, 1].
@@ -246,15 +253,20 @@ def tpr_at_fpr(scores: ArrayLike, is_member: ArrayLike, fpr: float) -> Estimate:
     """
     if not 0 <= fpr < 1:
         raise InputError(f"fpr is {fpr}; expected a number in [0, 1)")
-    members, others = _split(scores, is_member)
-    allowed = int(fpr * len(others) + 1e-9)  # 0.29 * 100 is 28.999...
-    threshold = np.sort(others)[::-1][allowed]
-    found = int((members > threshold).sum())
-    interval = stats.binomtest(found, len(members)).proportion_ci(LEVEL, method="exact")
-    return Estimate(found / len(members), float(interval.low), float(interval.high))
+
+    def found(members: np.ndarray, others: np.ndarray) -> float:
+        allowed = int(fpr * len(others) + 1e-9)  # 0.29 * 100 is 28.999...
+        return float((members > np.sort(others)[::-1][allowed]).mean())
+
+    return _estimate(found, scores, is_member, models)
 
 
-def attack_accuracy(scores: ArrayLike, is_member: ArrayLike, threshold: float = 0.0) -> Estimate:
+def attack_accuracy(
+    scores: ArrayLike,
+    is_member: ArrayLike,
+    threshold: float = 0.0,
+    models: ArrayLike | None = None,
+) -> Estimate:
     """Balanced accuracy at a threshold: mean of the shares of members and others judged right.
 
     For equally many members and non-members it is the accuracy. At 0 a log-likelihood ratio says
@@ -264,6 +276,7 @@ def attack_accuracy(scores: ArrayLike, is_member: ArrayLike, threshold: float = 
       scores: as in `attack_curve`.
       is_member: as in `attack_curve`.
       threshold: above which an item counts as a member.
+      models: as in `attack_metrics`.
 
     Returns:
       The accuracy, in [0, 1]; 0.5 is chance.
@@ -274,36 +287,64 @@ def attack_accuracy(scores: ArrayLike, is_member: ArrayLike, threshold: float = 
     >>> attack_accuracy([3.0, -2.0, 1.0, 5.0], [True, False, True, False]).value
     0.75
     """
-    members, others = _split(scores, is_member)
-    right = (members > threshold, others <= threshold)
 
-    def mean(found: np.ndarray, spared: np.ndarray) -> float:
-        return float(found.mean() + spared.mean()) / 2
+    def right(members: np.ndarray, others: np.ndarray) -> float:
+        return float((members > threshold).mean() + (others <= threshold).mean()) / 2
 
-    return Estimate(mean(*right), *bootstrap_interval(mean, *right))
+    return _estimate(right, scores, is_member, models)
 
 
-def attack_metrics(scores: ArrayLike, is_member: ArrayLike) -> dict[str, Estimate]:
-    """All figures of an attack, with intervals over items.
+def attack_metrics(
+    scores: ArrayLike, is_member: ArrayLike, models: ArrayLike | None = None
+) -> dict[str, Estimate]:
+    """All figures of an attack, with intervals.
 
     Args:
       scores: as in `attack_curve`.
       is_member: as in `attack_curve`.
+      models: integers of the same shape, which attacked model a score is of, if there are several,
+        each with members and others. They are then resampled whole, members and others together:
+        the items of a model are not independent. Without them items are resampled.
 
     Returns:
-      `auc`, `accuracy` at threshold 0, `tpr_at_fpr_0.01` and `tpr_at_fpr_0.001`, all in [0, 1]. An
-      item that several models are attacked with counts as several, which makes intervals narrower
-      than they should be.
+      `auc`, `accuracy` at threshold 0, `tpr_at_fpr_0.01` and `tpr_at_fpr_0.001`, all in [0, 1].
 
     Raises:
       InputError: as `attack_curve` raises.
     """
-    members, others = _split(scores, is_member)
-    auc = Estimate(
-        membership_auc(others, members), *bootstrap_interval(membership_auc, others, members)
+    auc = _estimate(
+        lambda members, others: membership_auc(others, members), scores, is_member, models
     )
-    rates = {f"tpr_at_fpr_{fpr}": tpr_at_fpr(scores, is_member, fpr) for fpr in _LOW_FPRS}
-    return {"auc": auc, "accuracy": attack_accuracy(scores, is_member), **rates}
+    accuracy = attack_accuracy(scores, is_member, models=models)
+    rates = {f"tpr_at_fpr_{fpr}": tpr_at_fpr(scores, is_member, fpr, models) for fpr in _LOW_FPRS}
+    return {"auc": auc, "accuracy": accuracy, **rates}
+
+
+def _estimate(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    scores: ArrayLike,
+    is_member: ArrayLike,
+    models: ArrayLike | None,
+) -> Estimate:
+    """A statistic of the scores of members and of others, with its bootstrap interval."""
+    members, others = _split(scores, is_member)
+    value = statistic(members, others)
+    if models is None:
+        return Estimate(value, *(bootstrap_interval(statistic, members, others) or _NO_INTERVAL))
+    values, member, of = np.asarray(scores, np.float64), np.asarray(is_member), np.asarray(models)
+    if of.shape != values.shape:
+        raise InputError(
+            f"models has shape {of.shape}; expected that of the scores, {values.shape}"
+        )
+    parts = [(values[member & (of == m)], values[~member & (of == m)]) for m in np.unique(of)]
+    if not all(len(part) for pair in parts for part in pair):
+        raise InputError("models: one has no members or no others; expected some of either in each")
+
+    def of_models(chosen: np.ndarray) -> float:
+        return statistic(*map(np.concatenate, zip(*(parts[i] for i in chosen), strict=True)))
+
+    ends = bootstrap_interval(of_models, np.arange(len(parts))) or _NO_INTERVAL
+    return Estimate(value, *ends)
 
 
 def _split(scores: ArrayLike, is_member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from ofmu_jax.data import epoch_indices
 from ofmu_jax.data.vision import ImageSet, save_split
 from ofmu_jax.losses.classification import classification_loss
 from ofmu_jax.methods.vision import Rows
+from ofmu_jax.methods.vision.base import learning_rates
 from ofmu_jax.models.vision import VisionConfig, init_variables
 from ofmu_jax.runs.cache import cache_folder, keep_programs
 from ofmu_jax.runs.finish import total_steps
@@ -90,7 +91,6 @@ def train_images(config: ImageTrainConfig) -> pathlib.Path:
             watch=config.watch,
         )
         variables = classifier.variables(result.state.params, result.state.statistics)
-        save_image_model(folder, ImageModel(classifier, variables))
         write_json(
             folder / RESULTS,
             {
@@ -101,6 +101,8 @@ def train_images(config: ImageTrainConfig) -> pathlib.Path:
                 "parameters": sum(x.size for x in jax.tree.leaves(start.params)),
             },
         )
+        # A folder with a model is taken for a finished run.
+        save_image_model(folder, ImageModel(classifier, variables))
     return folder
 
 
@@ -133,11 +135,7 @@ def training_rows(request: ImageRequest, split: str) -> ImageSet:
 
 def optimizer(config: ImageTrainConfig, steps: int) -> optax.GradientTransformation:
     """SGD with momentum; an update that is not finite is never applied."""
-    rate = config.learning_rate
-    schedule = {
-        "cosine": optax.cosine_decay_schedule(rate, steps),
-        "step": optax.piecewise_constant_schedule(rate, {steps // 2: 0.1, 3 * steps // 4: 0.1}),
-    }[config.schedule]
+    schedule = learning_rates(config.schedule, config.learning_rate, steps)
     return bilevel.skip_nonfinite(
         optax.chain(
             optax.add_decayed_weights(config.weight_decay),

@@ -80,7 +80,6 @@ def unlearn_images(config: ImageUnlearnConfig) -> pathlib.Path:
             f"method {config.method.name}: its updates or the unlearned parameters are not finite; "
             "lower the learning rates"
         )
-    save_image_model(folder, ImageModel(model.classifier, outcome.variables))
     write_json(
         folder / RESULTS,
         {
@@ -89,6 +88,8 @@ def unlearn_images(config: ImageUnlearnConfig) -> pathlib.Path:
             "compile_seconds": outcome.compile_seconds,
         },
     )
+    # A folder with a model is taken for a finished run.
+    save_image_model(folder, ImageModel(model.classifier, outcome.variables))
     return folder
 
 

@@ -212,7 +212,10 @@ def test_the_rate_is_the_best_that_the_curve_allows(items, limit, random):
     fpr, tpr, _ = roc_curve(is_member, scores, drop_intermediate=False)
     estimate = tpr_at_fpr(scores, is_member, limit)
     assert estimate.value == pytest.approx(tpr[fpr <= limit + 1e-12].max())
-    assert estimate.low <= estimate.value <= estimate.high
+    if min(is_member.sum(), (~is_member).sum()) > 1:
+        assert 0 <= estimate.low <= estimate.high <= 1
+    else:
+        assert (estimate.low, estimate.high) == (None, None)
 
 
 def test_a_rate_that_rounds_below_a_whole_number():
@@ -223,14 +226,40 @@ def test_a_rate_that_rounds_below_a_whole_number():
     assert tpr_at_fpr(scores, is_member, 0.28).value == 0.0
 
 
-def test_the_interval_is_clopper_and_pearson_s():
-    members, found = 50, 9
-    scores = np.concatenate([np.where(np.arange(members) < found, 2.0, 0.0), np.ones(1000)])
-    is_member = np.arange(members + 1000) < members
-    estimate = tpr_at_fpr(scores, is_member, 0.001)
-    assert estimate.value == found / members
-    assert estimate.low == pytest.approx(stats.beta.ppf(0.025, found, members - found + 1))
-    assert estimate.high == pytest.approx(stats.beta.ppf(0.975, found + 1, members - found))
+def test_the_interval_of_a_rate_knows_that_the_threshold_moves():
+    """It holds the true rate nearly as often as it says; one that takes the threshold as given, as
+    Clopper and Pearson's, does so half as often."""
+    rate, separation, items, draws = 0.02, 2.0, 200, 60
+    truth = stats.norm.cdf(separation + stats.norm.ppf(rate))
+    rng, is_member = np.random.default_rng(0), np.arange(2 * items) < items
+    held, fixed = 0, 0
+    for _ in range(draws):
+        estimate = tpr_at_fpr(rng.normal(size=2 * items) + separation * is_member, is_member, rate)
+        held += estimate.low <= truth <= estimate.high
+        found = round(estimate.value * items)
+        ends = stats.binomtest(found, items).proportion_ci(0.95, method="exact")
+        fixed += ends.low <= truth <= ends.high
+    assert held >= 0.85 * draws > fixed
+
+
+def test_several_models_are_resampled_whole():
+    rng, count, items = np.random.default_rng(1), 12, 40
+    models = np.repeat(np.arange(count), items)
+    is_member = np.tile(np.arange(items) % 2 == 0, count)
+    # A model's members and others are shifted apart by what is its own.
+    scores = rng.normal(size=models.size) + is_member * (2 * rng.normal(size=count))[models]
+    alone, whole = attack_metrics(scores, is_member), attack_metrics(scores, is_member, models)
+    for name in ("auc", "accuracy"):
+        assert whole[name].value == alone[name].value
+        widths = [e.high - e.low for e in (alone[name], whole[name])]
+        assert widths[1] > 2 * widths[0]
+    # Models that are all alike tell nothing apart.
+    same = attack_metrics(np.tile(scores[:items], count), is_member, models)["auc"]
+    assert same.low == pytest.approx(same.value) and same.high == pytest.approx(same.value)
+    with pytest.raises(InputError, match="models: one has no members or no others"):
+        attack_metrics(scores, is_member, np.where(is_member, models, 99))
+    with pytest.raises(InputError, match="models has shape .*; expected that of the scores"):
+        attack_metrics(scores, is_member, models[:5])
 
 
 def test_accuracy_is_balanced_and_strict():
