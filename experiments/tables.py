@@ -15,16 +15,27 @@ from benchmarks.step_cost.tables import (
     step_peers,
     step_profile,
 )
+from experiments.comparisons import (
+    ablations,
+    cifar10_subset,
+    fashion_class,
+    fashion_random,
+    ofmu_plus_ablations,
+    pocket_authors,
+    pocket_authors_twice,
+    pocket_tofu,
+    pocket_tofu_05,
+    sensitivity,
+    tofu_from_scratch,
+    update_rules,
+)
 from experiments.full_size.tables import full_size
 from experiments.plans.tables import plans
 from experiments.pocket_authors.cost import quality_per_cost
 from experiments.requests.tables import deletion_requests, deletion_requests_tofu, retain_data
 from experiments.robustness.tables import robustness
 from experiments.tofu_passes.tables import tofu_passes
-from ofmu_jax.contest.answers import ANSWERS
-from ofmu_jax.contest.cells import interval, mean, number, p_value, percent, size, table
-from ofmu_jax.contest.images import IMAGES
-from ofmu_jax.contest.report import main_table, reference_table, sensitivity_table, settings_table
+from ofmu_jax.contest.cells import number, table
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -155,117 +166,6 @@ def evaluation_speed() -> str:
     return "\n".join(lines)
 
 
-def _comparison(folder: str) -> tuple[dict, str]:
-    results = _read(f"experiments/{folder}/results.json")
-    versions = results["versions"]
-    return results, (
-        f"`ofmu compare experiments/{folder}/config.yaml`; jax {versions['jax']}, Python "
-        f"{versions['python']}, two CPU cores"
-    )
-
-
-def pocket_authors() -> str:
-    results, command = _comparison("pocket_authors")
-    rules = results["contest"]["rules"]
-    return "\n".join(
-        [
-            f"{command}. {rules['trials']} trials each, then {rules['seeds']} seeds, each with "
-            "models and fictitious authors of its own; brackets are 95 % intervals over them. The "
-            "columns are explained in [docs/comparison.md](docs/comparison.md).",
-            "",
-            main_table(results["summary"], ANSWERS),
-            "",
-            "The models that unlearning starts from and aims at:",
-            "",
-            reference_table(results["references"], ANSWERS),
-        ]
-    )
-
-
-def pocket_tofu() -> str:
-    results, command = _comparison("pocket_tofu")
-    rules, summary = results["contest"]["rules"], results["summary"]
-    # The config lists more methods than were run.
-    ran = {name: m for name, m in summary["methods"].items() if m["finals"]}
-    summary = summary | {"methods": ran, "ranking": [n for n in summary["ranking"] if n in ran]}
-    command = command.replace("config.yaml`", "config.yaml --data-dir TOFU --model CHECKPOINT`")
-    return "\n".join(
-        [
-            f"{command}, one for it. {rules['trials']} trials each, then {rules['seeds']} seeds of "
-            "one pair of models; brackets are 95 % intervals over them.",
-            "",
-            main_table(summary, ANSWERS),
-            "",
-            reference_table(results["references"], ANSWERS),
-            "",
-            settings_table(summary),
-        ]
-    )
-
-
-def sensitivity() -> str:
-    results, command = _comparison("pocket_authors")
-    summary = results["summary"]
-    return "\n".join([f"{command}.", "", sensitivity_table(summary), "", settings_table(summary)])
-
-
-def ablations() -> str:
-    results, command = _comparison("ablations")
-    rules, methods = results["contest"]["rules"], results["summary"]["methods"]
-    columns = {
-        "score": lambda m: interval(m["figures"]["score"]),
-        "median p": lambda m: p_value(m["forget_quality_median"]),
-        "mean D": lambda m: mean(m["figures"]["ks_distance"]),
-        "relative utility": lambda m: interval(m["figures"]["relative_utility"]),
-        "steps with s > 0": lambda m: percent(
-            (m["figures"]["curvature_positive"] or {}).get("mean")
-        ),
-        "mean s": lambda m: mean(m["figures"]["curvature_mean"]),
-        "gradients": lambda m: size(m["cost"]["gradient_equivalents"]),
-        "seconds": lambda m: size(m["cost"]["seconds"]),
-    }
-    rows = {name: methods[name] for name in results["summary"]["ranking"]}
-    return "\n".join(
-        [
-            f"{command}. {rules['trials']} trials of the two learning rates each, then "
-            f"{rules['seeds']} seeds, each with models and fictitious authors of its own.",
-            "",
-            table(columns, rows),
-        ]
-    )
-
-
-def _images(experiment: str, data: str) -> str:
-    results = _read(f"experiments/{experiment}_results.json")
-    rules, versions = results["contest"]["rules"], results["versions"]
-    return "\n".join(
-        [
-            f"`ofmu compare experiments/{experiment}.yaml --data-dir {data}`; jax "
-            f"{versions['jax']}, Python {versions['python']}, one CPU core. {rules['trials']} "
-            f"trials each, then {rules['seeds']} seeds over {rules['replicates']} pairs of models, "
-            "each with a split of its own; brackets are 95 % intervals over them.",
-            "",
-            main_table(results["summary"], IMAGES),
-            "",
-            reference_table(results["references"], IMAGES),
-            "",
-            settings_table(results["summary"]),
-        ]
-    )
-
-
-def fashion_random() -> str:
-    return _images("fashion_mnist/random", "FASHION_MNIST")
-
-
-def fashion_class() -> str:
-    return _images("fashion_mnist/class", "FASHION_MNIST")
-
-
-def cifar10_subset() -> str:
-    return _images("cifar10/subset", "CIFAR10.npz")
-
-
 def u_lira() -> str:
     results = _read("experiments/u_lira/results.json")
     config, versions = results["config"], results["versions"]
@@ -288,7 +188,7 @@ def u_lira() -> str:
         [
             f"`python -m experiments.u_lira.run --out OUT.json`; jax {versions['jax']}, Python "
             f"{versions['python']}, two CPU cores; {config['shadows']} pairs of shadow models, "
-            f"{config['attacked']} attacked; brackets are 95 % intervals over images.",
+            f"{config['attacked']} attacked; brackets are 95 % intervals over the models attacked.",
             "",
             table(columns, results["methods"]),
         ]
@@ -297,7 +197,17 @@ def u_lira() -> str:
 
 PAGES = {
     "README.md": (pocket_authors,),
-    "docs/comparison.md": (pocket_tofu, tofu_passes, sensitivity, ablations),
+    "docs/comparison.md": (
+        pocket_tofu,
+        pocket_tofu_05,
+        tofu_from_scratch,
+        tofu_passes,
+        pocket_authors_twice,
+        sensitivity,
+        ablations,
+        ofmu_plus_ablations,
+        update_rules,
+    ),
     "docs/models.md": (families, generation, memorised),
     "docs/evaluation.md": (tofu_evaluation, evaluation_speed),
     "docs/full_size.md": (full_size,),

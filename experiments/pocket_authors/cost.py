@@ -20,14 +20,17 @@ LEAST_P, LEAST_UTILITY = 0.05, 0.95
 
 
 def _runs() -> dict[str, dict[str, list[dict]]]:
-    """Runs that did not diverge, by method and stage."""
+    """Trials, and runs of the chosen setting, that did not diverge; by method and stage."""
+    methods = json.loads((HERE / "results.json").read_text())["summary"]["methods"]
     found: dict = defaultdict(lambda: {"search": [], "final": []})
     for line in (HERE / "runs.jsonl").read_text(encoding="utf-8").splitlines():
         run = json.loads(line)
-        if run.get("status") == "ok":
+        if run["stage"] not in ("search", "final") or run["status"] != "ok":
+            continue
+        # Runs of a setting that was chosen before another are there too.
+        if run["stage"] == "search" or run["trial"] == methods[run["method"]]["best"]["trial"]:
             found[run["method"]][run["stage"]].append(run)
-    # The original and the retrained model have no search.
-    return {name: stages for name, stages in found.items() if stages["search"]}
+    return dict(found)
 
 
 def _reaches(run: dict) -> bool:

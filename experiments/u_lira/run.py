@@ -144,13 +144,14 @@ class Worlds:
         return jax.tree.map(lambda *xs: jnp.concatenate(xs), *ends), seconds
 
     def attack(self, unlearned: object) -> dict:
-        """The attack's figures, each with its interval over items."""
+        """The attack's figures, each with its interval over the attacked models."""
         own, others = (self._confidences(models) for models in (unlearned, self.retrained))
         shadows = self.config["shadows"]
         # An image that too few shadow models have forgotten is not attacked.
         known = self.forgotten[:shadows].sum(axis=0) >= 2
         where = self.forgotten[:shadows][:, known]
-        scores, members = [], []
+        scores, members, models = [], [], []
+        chosen = self.forgotten[shadows:][:, known]
         for observed, member in ((own, True), (others, False)):
             ratio = u_lira(
                 own[:shadows][:, known],
@@ -159,10 +160,10 @@ class Worlds:
                 unlearned_where=where,
                 retrained_where=where,
             )
-            chosen = ratio[self.forgotten[shadows:][:, known]]
-            scores.append(chosen)
-            members.append(np.full(len(chosen), member))
-        figures = attack_metrics(np.concatenate(scores), np.concatenate(members))
+            scores.append(ratio[chosen])
+            members.append(np.full(chosen.sum(), member))
+            models.append(np.nonzero(chosen)[0])
+        figures = attack_metrics(*map(np.concatenate, (scores, members, models)))
         return {name: figure._asdict() for name, figure in figures.items()}
 
     def _confidences(self, models: object) -> np.ndarray:
