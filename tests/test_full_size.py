@@ -74,7 +74,13 @@ def test_the_committed_text_has_the_committed_figures():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "method"), [*((model, "ofmu") for model in run.MODELS), ("zephyr-7b-beta", "rmu")]
+    ("model", "method"),
+    [
+        ("llama-2-7b-chat", "ofmu"),
+        ("zephyr-7b-beta", "rmu"),
+        pytest.param("llama-3.2-1b-instruct", "ofmu", marks=pytest.mark.long),
+        pytest.param("zephyr-7b-beta", "ofmu", marks=pytest.mark.long),
+    ],
 )
 def test_every_run_plans_and_its_stand_in_steps(model, method, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(plan.ROOT)

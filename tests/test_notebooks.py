@@ -16,8 +16,15 @@ def test_a_notebook_is_kept_without_outputs(path):
     assert code and not any(cell["outputs"] or cell["execution_count"] for cell in code)
 
 
+# The second has the demo's commands at a size that takes minutes.
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, marks=[pytest.mark.long] * p.stem.startswith("2_"), id=p.stem)
+        for p in NOTEBOOKS
+    ],
+)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     pytest.importorskip("ipykernel", reason="the extra `notebooks` is not installed")
     nbformat = pytest.importorskip("nbformat")

@@ -45,8 +45,9 @@ def distance(params, expected, start):
 @pytest.mark.parametrize(
     "method",
     [
+        pytest.param(Npo(), id="npo"),
+        pytest.param(Ofmu(inner_steps=2, forget_loss="npo"), id="ofmu", marks=pytest.mark.long),
         pytest.param(OfmuPlus(), id="ofmu_plus", marks=pytest.mark.long),
-        pytest.param(Ofmu(inner_steps=2, forget_loss="npo"), id="ofmu"),
     ],
 )
 def test_members_of_a_program_are_what_they_are_alone(method, runner, tmp_path):

@@ -211,9 +211,15 @@ def test_a_stand_in_is_as_deep_as_the_method_needs():
     assert depth_needed(Rmu(layer=7), 8) == 8
 
 
-@pytest.mark.parametrize(
-    "name", [n if n == "rmu" else pytest.param(n, marks=pytest.mark.slow) for n in METHODS]
-)
+def marks(name):
+    """Of the slow ones CI has a second derivative, answers of another kind, a dual variable."""
+    if name == "rmu":
+        return []
+    kept = name in ("ofmu", "idk_dpo", "pdu")
+    return [pytest.mark.slow] if kept else [pytest.mark.slow, pytest.mark.long]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in METHODS])
 def test_every_method_takes_a_step_of_a_stand_in(tmp_path, name):
     found = dry_run(config(make_config(tmp_path / "hf", num_hidden_layers=8), name, row_length=16))
     assert found.trial.update > 0 and found.trial.metrics["notfinite_count"] == 0
