@@ -54,8 +54,16 @@ def pocket_tofu() -> str:
 
 
 def pocket_tofu_05() -> str:
-    flags = " --forget forget05 --data-dir TOFU --model CHECKPOINT"
-    return _tofu(*_comparison("pocket_tofu/forget05", "pocket_tofu", flags))
+    return _other_request("forget05")
+
+
+def pocket_tofu_01() -> str:
+    return _other_request("forget01")
+
+
+def _other_request(forget: str) -> str:
+    flags = f" --forget {forget} --data-dir TOFU --model CHECKPOINT"
+    return _tofu(*_comparison(f"pocket_tofu/{forget}", "pocket_tofu", flags))
 
 
 def tofu_from_scratch() -> str:

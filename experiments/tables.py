@@ -24,6 +24,7 @@ from experiments.comparisons import (
     pocket_authors,
     pocket_authors_twice,
     pocket_tofu,
+    pocket_tofu_01,
     pocket_tofu_05,
     sensitivity,
     tofu_from_scratch,
@@ -200,6 +201,7 @@ PAGES = {
     "docs/comparison.md": (
         pocket_tofu,
         pocket_tofu_05,
+        pocket_tofu_01,
         tofu_from_scratch,
         tofu_passes,
         pocket_authors_twice,
