@@ -1,5 +1,6 @@
 """Run folders: one run at a time, nothing begun where nothing can be written."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -81,19 +82,19 @@ def test_only_the_same_command_goes_on(tmp_path):
 
 
 def test_only_a_run_from_the_same_inputs_goes_on(tmp_path):
-    out = OutputConfig(str(tmp_path), resume=True)
-    with open_run(out, WatchConfig(), inputs={"model": "1", "retain set": "2"}):
-        pass
+    def begin(**inputs):
+        output = OutputConfig(str(tmp_path), resume=True)
+        with open_run(output, WatchConfig(), inputs=inputs) as folder:
+            return json.loads((folder / "config.json").read_text())["inputs"]
+
+    assert begin(model="1", rows="2") == {"model": "1", "rows": "2"}
     before = snapshot(tmp_path)
-    message = "its retain set is not what it was; expected the same checkpoint, data files"
-    with (
-        pytest.raises(InputError, match=message),
-        open_run(out, WatchConfig(), inputs={"model": "1", "retain set": "3"}),
-    ):
-        pass
+    message = "its rows is not what it was; expected the same checkpoint, data files"
+    with pytest.raises(InputError, match=message):
+        begin(model="1", rows="3")
     assert snapshot(tmp_path) == before
-    with open_run(out, WatchConfig(), inputs={"model": "1", "retain set": "2"}) as folder:
-        assert snapshot(folder) == before
+    assert begin(model="1", rows="2") == {"model": "1", "rows": "2"}
+    assert snapshot(tmp_path) == before
 
 
 def make_run(folder):
